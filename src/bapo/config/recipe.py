@@ -1,0 +1,254 @@
+"""A recipe: one YAML file that says everything about a run, and how it is resolved.
+
+Values are settled in this order, later ones winning: the defaults in settings.py, the preset that `algorithm` names,
+the recipe file, `section.key=value` overrides.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from bapo.config.fields import nearest_name, parse_section
+from bapo.config.presets import PRESETS
+from bapo.config.settings import (
+    AdaptationSettings,
+    EvaluationSettings,
+    LoggingSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    RewardSettings,
+    RolloutSettings,
+    TaskSettings,
+    TrainingSettings,
+)
+from bapo.errors import RecipeError, SettingError
+
+SECTIONS = {
+    "adaptation": AdaptationSettings,
+    "objective": ObjectiveSettings,
+    "rollout": RolloutSettings,
+    "reward": RewardSettings,
+    "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
+    "logging": LoggingSettings,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A resolved recipe: every setting has its final value.
+
+    Attributes:
+        model: The model to train.
+        task: Prompts and verifier.
+        algorithm: Name of the preset that the sections started from.
+        seed: Every generator of the run derives from it.
+        steps: Training steps.
+    """
+
+    model: ModelSettings
+    task: TaskSettings
+    algorithm: str = "bapo"
+    seed: int = 0
+    steps: int = 100
+    adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and resolves a recipe file.
+
+    Args:
+        path: A YAML file, or the name of one that comes with bapo, such as `countdown-demo`.
+        overrides: `key=value` or `section.key=value`, values in YAML.
+
+    Raises:
+        RecipeError: The file is missing or is not a YAML mapping.
+        SettingError: A setting is unknown, of the wrong type, out of range, or at odds with another.
+    """
+    return resolve_recipe(read_yaml(find_recipe(path)), overrides)
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The recipe file at `path`, or the one of that name that comes with bapo."""
+    candidate = Path(path)
+    if candidate.is_file():
+        return candidate
+    installed = Path(str(resources.files("bapo"))) / "recipes"
+    checkout = Path(__file__).resolve().parents[3] / "recipes"
+    for folder in (installed, checkout):
+        shipped = folder / f"{candidate.stem}.yaml"
+        if shipped.is_file() and candidate.parent in (Path(), Path("recipes")):
+            return shipped
+    names = sorted({p.stem for folder in (installed, checkout) for p in folder.glob("*.yaml")})
+    raise RecipeError(f"There is no recipe '{path}': {nearest_name(candidate.stem, names)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read without running anything that it holds."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise RecipeError(f"The recipe '{path}' is not valid YAML: {where}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"The recipe '{path}' must be a mapping of settings, but is {content!r}.")
+    return cast("dict[str, Any]", content)
+
+
+def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Settles every value of a recipe.
+
+    Args:
+        content: The recipe as plain values, as read from YAML.
+        overrides: `key=value` or `section.key=value`, values in YAML.
+
+    Returns:
+        The recipe with every default filled in.
+
+    Raises:
+        SettingError: A setting is unknown, of the wrong type, out of range, or at odds with another.
+    """
+    merged = _normalise(content)
+    for override in overrides:
+        _apply_override(merged, override)
+    merged = _normalise(merged)
+    known = [item.name for item in dataclasses.fields(Recipe)]
+    for name in merged:
+        if name not in known:
+            raise SettingError(f"Unknown setting '{name}': {nearest_name(str(name), known)}")
+    algorithm = merged.get("algorithm", "bapo")
+    if algorithm not in PRESETS:
+        raise SettingError(
+            f"Unknown algorithm '{algorithm}': {nearest_name(str(algorithm), list(PRESETS))}"
+        )
+    preset = PRESETS[algorithm]
+    sections = {
+        name: parse_section(kind, {**preset.get(name, {}), **merged.get(name, {})}, name)
+        for name, kind in SECTIONS.items()
+    }
+    recipe = Recipe(
+        model=parse_section(ModelSettings, merged.get("model", {}), "model"),
+        task=parse_section(TaskSettings, merged.get("task", {}), "task"),
+        algorithm=algorithm,
+        seed=_whole_number(merged.get("seed", 0), "seed", 0),
+        steps=_whole_number(merged.get("steps", 100), "steps", 1),
+        **cast("dict[str, Any]", sections),
+    )
+    _check_together(recipe)
+    return recipe
+
+
+def recipe_as_mapping(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, every default written out; `resolve_recipe` takes it back unchanged."""
+    plain = _plain(dataclasses.asdict(recipe))
+    order = ["algorithm", "model", "task", "seed", "steps", *SECTIONS]
+    task = plain["task"]
+    plain["task"] = {"name": task["name"], **task["options"]}
+    return {name: plain[name] for name in order}
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the recipe as YAML, every default written out."""
+    path.write_text(yaml.safe_dump(recipe_as_mapping(recipe), sort_keys=False), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that YAML and JSON can hold them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in cast("Sequence[Any]", value)]
+    return value
+
+
+def _normalise(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Short forms written out: `model: NAME`, `task: NAME`, and a task's own settings beside its name."""
+    merged = {str(name): value for name, value in content.items()}
+    if isinstance(merged.get("model"), str):
+        merged["model"] = {"path": merged["model"]}
+    if isinstance(merged.get("task"), str):
+        merged["task"] = {"name": merged["task"]}
+    for name in ("model", "task", *SECTIONS):
+        section = merged.get(name)
+        if section is None:
+            merged.pop(name, None)
+        elif not isinstance(section, Mapping):
+            raise SettingError(f"'{name}' must be a mapping of settings, but is {section!r}.")
+        else:
+            merged[name] = dict(cast("Mapping[str, Any]", section))
+    task = merged.get("task", {})
+    own = {key: task.pop(key) for key in list(task) if key not in ("name", "options")}
+    if own:
+        task["options"] = {**task.get("options", {}), **own}
+    return merged
+
+
+def _apply_override(merged: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` or `section.key=value` in place."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise SettingError(
+            f"The override '{override}' must have the form key=value or section.key=value."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingError(f"The value of the override '{override}' is not valid YAML.") from error
+    section, dot, key = path.partition(".")
+    if not dot:
+        merged[section] = value
+        return
+    if isinstance(merged.get(section), str):
+        merged.update(_normalise({section: merged[section]}))
+    target = merged.setdefault(section, {})
+    if not isinstance(target, dict):
+        raise SettingError(
+            f"The override '{override}' names a key of '{section}', which has no keys."
+        )
+    target[key] = value
+
+
+def _whole_number(value: Any, name: str, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise SettingError(f"'{name}' must be a whole number of at least {low}, but is {value!r}.")
+    return value
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Raises a `SettingError` where settings that are each in range do not fit together."""
+    if not recipe.model.path:
+        raise SettingError("'model' is missing: name a folder, a Hub name, or embedded:countdown.")
+    if not recipe.task.name:
+        raise SettingError("'task' is missing: name one, such as countdown.")
+    training, adaptation = recipe.training, recipe.adaptation
+    if training.updates_per_step > training.batch_groups:
+        raise SettingError(
+            f"'training.updates_per_step' is {training.updates_per_step}, but a batch has only "
+            f"{training.batch_groups} groups; lower it or raise 'training.batch_groups'."
+        )
+    for name in ("reuse_fixed", "reuse_falling_start", "reuse_falling_rates"):
+        low, high = getattr(adaptation, name)
+        if low > high or (name == "reuse_falling_rates" and low == high):
+            raise SettingError(f"'adaptation.{name}' is [{low}, {high}], but must rise.")
+    for end in (0, 1):
+        if adaptation.reuse_low_range[end] > adaptation.reuse_high_range[end]:
+            raise SettingError(
+                "'adaptation.reuse_low_range' must not lie above 'adaptation.reuse_high_range', but does at "
+                f"r = {end}: {adaptation.reuse_low_range[end]} > {adaptation.reuse_high_range[end]}."
+            )
+    longest = recipe.rollout.max_new_tokens + 1
+    if recipe.rollout.token_budget < longest:
+        raise SettingError(
+            f"'rollout.token_budget' is {recipe.rollout.token_budget}, but one completion may need {longest}."
+        )

@@ -1,0 +1,231 @@
+"""Every setting of a run: its one default, its range and its meaning.
+
+The paper's symbols stand in the texts; docs/algorithm.md has them in one table. Thresholds are rates in [0, 1], so
+that they mean the same for every group size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bapo.config.fields import setting
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Which model is trained and how it is loaded."""
+
+    path: str = setting("", "a folder, a Hub name, or embedded:NAME")
+    dtype: str = setting(
+        "float32", "number type of the weights", choices=["float32", "bfloat16", "float16"]
+    )
+    device: str = setting("auto", "where it runs", choices=["auto", "cpu", "cuda"])
+    trust_remote_code: bool = setting(
+        False, "run Python code that comes with the model; only for models you trust"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """Which task supplies prompts and a verifier; `options` are the task's own settings."""
+
+    name: str = setting("", "name of the task, such as countdown, or dataset for your own data")
+    options: dict[str, Any] = setting({}, "the task's own settings, see docs/tasks.md")
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationSettings:
+    """How each training batch is rebuilt (ALGORITHM.md, One step)."""
+
+    behavior_sync_every: int = setting(
+        5, "v: steps between copies of the policy into the behavior policy; 1 is on-policy", low=1
+    )
+    filter_fresh: bool = setting(True, "drop fresh groups that are all right or all wrong (X1)")
+    max_resample_rounds: int = setting(
+        0,
+        "extra rounds of fresh prompts drawn while informative groups are missing",
+        low=0,
+        high=100,
+    )
+    when_short: str = setting(
+        "train",
+        "with fewer than B groups after all sources: train on what there is, or skip the update",
+        choices=["train", "skip"],
+    )
+    retry: bool = setting(True, "keep a hard buffer and ask its prompts again (X2)")
+    retry_every: int = setting(5, "m: steps between retries of the hard prompts", low=1)
+    hard_threshold: float = setting(
+        0.125, "c1: a prompt is hard while its correctness rate is at most this", low=0, high=0.99
+    )
+    hard_capacity: int | None = setting(
+        None,
+        "prompts in the hard buffer, oldest evicted first; empty means training.batch_groups",
+        low=1,
+    )
+    max_retries: int = setting(
+        8,
+        "failed retries after which a never solved prompt is retired and reported as suspect",
+        low=1,
+    )
+    retry_accept: str = setting(
+        "above_c1",
+        "when a retried group with mixed rewards enters the batch: rate above c1 (paper), "
+        "or above the rate the prompt had (released code)",
+        choices=["above_c1", "improved"],
+    )
+    reuse: bool = setting(True, "keep a reuse buffer and draw missing groups from it (X3)")
+    reuse_window: int = setting(3, "steps for which a group stays in the reuse buffer", low=1)
+    reuse_retried: bool = setting(False, "let retried groups enter the reuse buffer")
+    band: str = setting(
+        "rising",
+        "how the reuse band [c2, c3] follows the policy's strength r: rising (paper), fixed, "
+        "or falling (released code)",
+        choices=["rising", "fixed", "falling"],
+    )
+    reuse_low_range: tuple[float, float] = setting(
+        (0.0, 0.375), "c2 at r = 0 and at r = 1, for the rising band", low=0, high=1
+    )
+    reuse_high_range: tuple[float, float] = setting(
+        (0.25, 0.5), "c3 at r = 0 and at r = 1, for the rising band", low=0, high=1
+    )
+    reuse_fixed: tuple[float, float] = setting(
+        (0.125, 0.25),
+        "c2 and c3 of the fixed band, and of the falling band at its strong end",
+        low=0,
+        high=1,
+    )
+    reuse_falling_start: tuple[float, float] = setting(
+        (0.5, 0.625), "c2 and c3 of the falling band at its weak end", low=0, high=1
+    )
+    reuse_falling_rates: tuple[float, float] = setting(
+        (0.2, 0.8), "r at the weak and at the strong end of the falling band", low=0, high=1
+    )
+    band_half_life: float = setting(
+        5.0, "steps after which a fresh correctness rate counts half in r", above=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSettings:
+    """The loss (ALGORITHM.md, The objective)."""
+
+    clip_low: float = setting(0.2, "the ratio is clipped at 1 - clip_low", low=0, high=1)
+    clip_high: float = setting(0.28, "the ratio is clipped at 1 + clip_high", low=0, high=10)
+    importance_cap: float = setting(
+        3.0, "w_max: truncation of the importance weight proximal / behavior", above=0
+    )
+    aggregation: str = setting(
+        "token_mean",
+        "mean over all tokens of the mini-batch, or over each completion first",
+        choices=["token_mean", "sequence_mean"],
+    )
+    scale_advantage: bool = setting(True, "divide advantages by the group's standard deviation")
+    advantage_epsilon: float = setting(1e-6, "added to the standard deviation", above=0)
+    kl_coefficient: float = setting(0.0, "beta: weight of the KL to the behavior policy", low=0)
+    kl_estimator: str = setting(
+        "k3_weighted",
+        "k3 weighted by the truncated ratio to the behavior policy, or the unweighted k3",
+        choices=["k3_weighted", "k3"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """How completions are sampled."""
+
+    group_size: int = setting(8, "G: completions per prompt", low=2, high=1024)
+    temperature: float = setting(1.0, "temperature of the sampling distribution", above=0, high=10)
+    max_prompt_tokens: int = setting(
+        1024, "longer prompts are refused before the run starts", low=1
+    )
+    max_new_tokens: int = setting(256, "tokens sampled at most per completion", low=1)
+    stop: tuple[str, ...] = setting((), "texts that end a completion, besides the end token")
+    token_budget: int = setting(
+        32768, "cache positions, prompt and new tokens together, in one sampling batch", low=16
+    )
+    probe_tolerance: float = setting(
+        1e-3,
+        "largest difference in log-probability between engine and learner after a sync",
+        above=0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSettings:
+    """How completions are verified."""
+
+    verifier: str = setting("", "module:function or file.py:function; empty means the task's own")
+    correct_at: float = setting(
+        1.0, "a score of at least this is correct, where a verifier returns scores"
+    )
+    timeout_seconds: float = setting(5.0, "wall-clock limit for one completion", above=0)
+    workers: int = setting(2, "verifier processes", low=1, high=256)
+    memory_megabytes: int = setting(2048, "address space of each verifier process", low=64)
+    max_invalid_share: float = setting(
+        0.5,
+        "share of verdicts in a step that are not ok above which the run stops itself",
+        low=0,
+        high=1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How the policy is updated."""
+
+    batch_groups: int = setting(
+        32, "B: prompts drawn per step and groups per training batch", low=1
+    )
+    updates_per_step: int = setting(
+        2, "optimizer updates per step; each takes an equal share of the batch's groups", low=1
+    )
+    learning_rate: float = setting(1e-6, "AdamW's peak learning rate", above=0)
+    weight_decay: float = setting(0.1, "AdamW's weight decay", low=0)
+    adam_beta1: float = setting(0.9, "AdamW's decay of the first moment", low=0, high=0.9999)
+    adam_beta2: float = setting(0.999, "AdamW's decay of the second moment", low=0, high=0.99999)
+    warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0)
+    schedule: str = setting(
+        "constant", "the learning rate after the warm-up", choices=["constant", "linear", "cosine"]
+    )
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0)
+    micro_batch_tokens: int = setting(
+        16384, "padded tokens, prompts included, in one forward and backward pass", low=16
+    )
+    max_nonfinite_steps: int = setting(
+        5,
+        "skipped steps in a row, for a loss or gradient that is not finite, that stop the run",
+        low=1,
+    )
+    checkpoint_every: int = setting(50, "steps between checkpoints; 0 means none", low=0)
+    keep_checkpoints: int = setting(2, "checkpoints kept, newest first", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What is measured on held-out and on training prompts."""
+
+    every: int = setting(
+        10, "steps between evaluations on held-out prompts; 0 means start and end", low=0
+    )
+    prompts: int = setting(256, "held-out prompts", low=1)
+    samples: int = setting(4, "K: completions per held-out prompt", low=1, high=1024)
+    training_prompts: int = setting(
+        256,
+        "training prompts sampled before and after the run, for the report; 0 means none",
+        low=0,
+    )
+    training_samples: int = setting(
+        8,
+        "completions per training prompt; a prompt is unsolved if all are wrong",
+        low=1,
+        high=1024,
+    )
+    temperature: float = setting(1.0, "sampling temperature of evaluations", above=0, high=10)
+    examples: int = setting(8, "completions kept as text per evaluation", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingSettings:
+    """Where metrics go besides metrics.jsonl."""
+
+    trackers: tuple[str, ...] = setting((), "accelerate trackers: tensorboard, wandb, trackio")
+    project: str = setting("bapo", "project name given to the trackers")
