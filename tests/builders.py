@@ -44,7 +44,7 @@ def make_completion(
     finish_reason: FinishReason = FinishReason.STOP,
     text: str | None = None,
 ) -> Completion:
-    """A completion of the given tokens; one log-probability may stand for all, the mask is all True."""
+    """A completion of the given tokens; one log-probability may stand for all."""
     count = len(token_ids)
     mask = np.ones(count, dtype=np.bool_) if loss_mask is None else np.array(loss_mask, np.bool_)
     return Completion(
@@ -67,7 +67,7 @@ def make_rollout(
     prompt_token_ids: Sequence[int] = (3, 4),
     completions: Sequence[Completion] | None = None,
 ) -> Rollout:
-    """A rollout of `group_size` completions of `tokens` tokens; completion i is filled with token 5 + i."""
+    """A rollout of `group_size` completions, each `tokens` long; number i repeats token 5 + i."""
     made = completions or [
         make_completion([5 + index] * tokens, logps=-0.1 * (index + 1))
         for index in range(group_size)
@@ -97,8 +97,8 @@ def make_verdicts(pattern: str | float, group_size: int = 4) -> tuple[Verdict, .
     """Verdicts from a pattern or from a rate.
 
     Args:
-        pattern: A text of one letter per completion: `1` right, `0` wrong, `i` invalid, `t` timeout, `e` error; or
-            the correctness rate, which must be a whole number of right answers: the first ones are right.
+        pattern: A text of one letter per completion: `1` right, `0` wrong, `i` invalid,
+            `t` timeout, `e` error; or the correctness rate, of which the first ones are right.
         group_size: Completions, where `pattern` is a rate.
     """
     if isinstance(pattern, str):
@@ -125,7 +125,7 @@ def make_group(
     temperature: float = 1.0,
     scores: Sequence[float] | None = None,
 ) -> Group:
-    """A verified group; `pattern` as in `make_verdicts`, `scores` replace those that follow from it."""
+    """A verified group; `pattern` as in `make_verdicts`, `scores` replace what follows from it."""
     verdicts = make_verdicts(pattern, group_size)
     if scores is not None:
         verdicts = tuple(
