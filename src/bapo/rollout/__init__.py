@@ -1,0 +1,1 @@
+"""Samples completions: engines, policy versions, and how a policy is loaded."""

@@ -1,0 +1,224 @@
+"""Loads a policy: a transformers causal language model and its tokenizer.
+
+Dropout is set to zero for good, not only in evaluation mode: the learner's log-probabilities are
+compared with the sampler's, token by token, and dropout noise in either would look like
+off-policyness.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bapo.config.settings import ModelSettings
+from bapo.errors import ModelError
+
+EMBEDDED_PREFIX = "embedded:"
+# What transformers raises for files that are missing, incomplete or malformed, or without a Hub.
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model and how to speak to it.
+
+    Attributes:
+        model: In evaluation mode, on its device, without dropout.
+        tokenizer: Has a pad token.
+        name: What the user called it: a folder, a Hub name, or `embedded:NAME`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a completion, of tokenizer and generation config, ascending."""
+        ids: set[int] = set()
+        generation = getattr(self.model, "generation_config", None)
+        for value in (self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+            if isinstance(value, int):
+                ids.add(value)
+            elif value is not None:
+                ids.update(int(item) for item in value)
+        return tuple(sorted(ids))
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions for prompt and completion together; None where the model sets no limit."""
+        text_config = self.model.config.get_text_config()
+        return getattr(text_config, "max_position_embeddings", None)
+
+
+def load_policy(settings: ModelSettings) -> Policy:
+    """Loads the model and the tokenizer that the settings name.
+
+    Args:
+        settings: `path` is a folder in save_pretrained format, a Hub name, or `embedded:NAME`.
+
+    Returns:
+        The policy in evaluation mode, without dropout, on the device and in the type asked for.
+
+    Raises:
+        ModelError: The model or its tokenizer is missing or unreadable, lacks weights, or asks for
+            a device that is not there.
+    """
+    location = resolve_location(settings.path)
+    device = _device(settings.device)
+    config = _read_config(settings, location)
+    _disable_dropout(config)
+    model = _read_model(settings, location, config)
+    tokenizer = _read_tokenizer(settings, location)
+    _check_vocabulary(settings.path, model, tokenizer)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return Policy(model.to(device).eval(), tokenizer, settings.path)
+
+
+def embedded_models() -> tuple[str, ...]:
+    """The names, in order, that `embedded:NAME` accepts."""
+    assets = resources.files("bapo").joinpath("assets")
+    if not assets.is_dir():
+        return ()
+    return tuple(
+        sorted(item.name for item in assets.iterdir() if item.joinpath("config.json").is_file())
+    )
+
+
+def resolve_location(path: str) -> str:
+    """Where a model's files are: an embedded model's folder, or the folder or Hub name as given.
+
+    Raises:
+        ModelError: No embedded model or no folder of that name.
+    """
+    if path.startswith(EMBEDDED_PREFIX):
+        name = path.removeprefix(EMBEDDED_PREFIX)
+        if name not in embedded_models():
+            known = ", ".join(EMBEDDED_PREFIX + item for item in embedded_models()) or "none"
+            raise ModelError(f"There is no model '{path}'; the embedded models are: {known}.")
+        return str(resources.files("bapo").joinpath("assets", name))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
+    if looks_like_folder or not path:
+        raise ModelError(
+            f"The model folder '{path}' does not exist; name a folder made by save_pretrained, "
+            "a Hub name such as Qwen/Qwen2.5-0.5B, or embedded:NAME."
+        )
+    return path
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("'model.device' is cuda, but torch sees no CUDA device; set it to auto.")
+    return torch.device(name)
+
+
+def _read_config(settings: ModelSettings, location: str) -> PreTrainedConfig:
+    if Path(location).is_dir() and not Path(location, "config.json").is_file():
+        raise ModelError(
+            f"The model folder '{settings.path}' has no config.json; name one made by "
+            "save_pretrained."
+        )
+    try:
+        return AutoConfig.from_pretrained(location, trust_remote_code=settings.trust_remote_code)
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"The model '{settings.path}' could not be read, neither as a folder nor from the Hub: "
+            f"{_first_sentence(error)}"
+        ) from error
+
+
+def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig) -> Any:
+    """The model with all its weights; a checkpoint that lacks some is refused, not filled in."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location,
+            config=config,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
+        )
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"The weights of the model '{settings.path}' could not be loaded: "
+            f"{_first_sentence(error)}"
+        ) from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"The weights of the model '{settings.path}' lack {len(missing)} tensors, the first of "
+            f"them '{missing[0]}'; use a complete checkpoint of a causal language model."
+        )
+    return model
+
+
+def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, trust_remote_code=settings.trust_remote_code
+        )
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"The tokenizer of the model '{settings.path}' is missing or unreadable, so save it "
+            f"beside the model with tokenizer.save_pretrained: {_first_sentence(error)}"
+        ) from error
+    if len(tokenizer) == 0:
+        raise ModelError(
+            f"The tokenizer of the model '{settings.path}' has an empty vocabulary; save it beside "
+            "the model with tokenizer.save_pretrained."
+        )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"The tokenizer of the model '{settings.path}' has neither a pad token nor an end "
+                "token; set one of them and save it again."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _check_vocabulary(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ModelError(
+            f"The tokenizer of the model '{name}' has token id {largest}, but the model has only "
+            f"{rows} embeddings; save the tokenizer that belongs to it."
+        )
+
+
+def _disable_dropout(config: PreTrainedConfig) -> None:
+    """Sets every dropout probability of the config, and of the configs inside it, to zero."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _disable_dropout(value)
+        elif "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _first_sentence(error: BaseException) -> str:
+    """The start of another library's message, so that a user's mistake stays one sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].strip().rstrip(".:") + "."
