@@ -1,0 +1,145 @@
+"""Batch adaptation: the heart of BAPO, as one object with the state of a run.
+
+Reference: arXiv 2602.20722, section 3. How one step goes, every choice that the paper leaves open
+and every departure from it stand in docs/algorithm.md; each module of this package names its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bapo.adaptation.bands import Band, PolicyStrength, reuse_band
+from bapo.adaptation.composer import Composer
+from bapo.adaptation.hard_buffer import HardBuffer
+from bapo.adaptation.records import BufferEvent, Composition, SuspectPrompt
+from bapo.adaptation.reuse_buffer import ReuseBuffer
+from bapo.config import AdaptationSettings
+from bapo.types import Group, Prompt
+
+
+class Adaptation:
+    """Rebuilds every training batch, and remembers what the next ones need.
+
+    Life cycle of a step: `missing_fresh` as long as more prompts may be drawn, `prompts_to_retry`,
+    `compose`, and after the update `observe`. The state at the start of a step decides the step:
+    only `observe` changes it, so the groups of a step cannot reappear in its own batch.
+
+    A group with any verdict that is not `OK` takes no part: it is in no batch and no buffer, does
+    not move r, and leaves its prompt's place and retry count in the hard buffer as they are.
+
+    Determinism: the only random choice, which groups are reused, derives from (seed, step) and not
+    from a running generator. A checkpoint keeps both buffers, the retry counts and r.
+    """
+
+    def __init__(self, settings: AdaptationSettings, *, batch_groups: int, seed: int) -> None:
+        """Starts with empty buffers.
+
+        Args:
+            settings: The rules; see `AdaptationSettings`.
+            batch_groups: B, groups per training batch, at least 1.
+            seed: The run's seed, at least 0.
+        """
+        self._settings = settings
+        self._composer = Composer(settings, batch_groups=batch_groups, seed=seed)
+        capacity = settings.hard_capacity or batch_groups
+        self._hard = HardBuffer(capacity, settings.hard_threshold, settings.max_retries)
+        self._reuse = ReuseBuffer(settings.reuse_window)
+        self._strength = PolicyStrength(settings.band_half_life)
+
+    @property
+    def band(self) -> Band:
+        """The reuse band [c2, c3] for the next step to be composed."""
+        return reuse_band(self._settings, self._strength.value)
+
+    @property
+    def suspects(self) -> tuple[SuspectPrompt, ...]:
+        """The prompts that were retired and never had a right answer, in order of retirement."""
+        return self._hard.suspects
+
+    def missing_fresh(self, fresh: Sequence[Group]) -> int:
+        """How many informative fresh groups are missing to B; 0 where nothing is filtered.
+
+        Args:
+            fresh: All groups sampled from the behavior policy in this step so far.
+        """
+        return self._composer.missing_fresh(fresh)
+
+    def prompts_to_retry(self, step: int) -> tuple[Prompt, ...]:
+        """The hard prompts to ask again in `step`, oldest first; none unless it is a retry step."""
+        if not self._settings.retry or step % self._settings.retry_every != 0:
+            return ()
+        return self._hard.prompts
+
+    def compose(self, step: int, fresh: Sequence[Group], retried: Sequence[Group]) -> Composition:
+        """Composes the batch of one step, without changing the state.
+
+        Args:
+            step: The training step, from 1.
+            fresh: The groups sampled from the behavior policy, in the order of the draw.
+            retried: The groups sampled from the current policy for `prompts_to_retry(step)`.
+
+        Raises:
+            ValueError: A retried prompt is not in the hard buffer.
+        """
+        band = self.band
+        return self._composer.compose(
+            step,
+            fresh,
+            retried,
+            previous_rate=self._hard.rate_of,
+            eligible=self._reuse.eligible(step, band),
+            band=band,
+        )
+
+    def observe(
+        self, step: int, fresh: Sequence[Group], retried: Sequence[Group]
+    ) -> tuple[BufferEvent, ...]:
+        """Updates buffers and band with the groups of one step, trained on or not.
+
+        Args:
+            step: The training step, larger than any observed before.
+            fresh: As given to `compose`.
+            retried: As given to `compose`.
+
+        Returns:
+            What happened in the hard buffer, then in the reuse buffer.
+
+        Raises:
+            ValueError: A retried prompt is not in the hard buffer.
+        """
+        fresh = [group for group in fresh if group.is_verified]
+        retried = [group for group in retried if group.is_verified]
+        events: list[BufferEvent] = []
+        if self._settings.retry:
+            events += self._hard.observe(step, fresh, retried)
+        if self._settings.reuse:
+            kept = [*fresh, *retried] if self._settings.reuse_retried else fresh
+            events += self._reuse.observe(step, kept)
+        self._strength.observe([group.correctness_rate for group in fresh])
+        return tuple(events)
+
+    def metrics(self) -> dict[str, int | float]:
+        """The state in numbers: what the next step will be decided by."""
+        band = self.band
+        return {
+            "hard_buffer_size": len(self._hard),
+            "hard_buffer_evicted": self._hard.evicted_last_step,
+            "prompts_retired": len(self._hard.suspects),
+            "reuse_buffer_size": len(self._reuse),
+            "reuse_low": band.low,
+            "reuse_high": band.high,
+            "policy_strength": self._strength.value,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as a tree of dicts, lists, plain values and NumPy arrays."""
+        return {
+            "hard_buffer": self._hard.state_dict(),
+            "reuse_buffer": self._reuse.state_dict(),
+            "policy_strength": self._strength.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over the state that `state_dict` gave, under the same settings and seed."""
+        self._hard.load_state_dict(state["hard_buffer"])
+        self._reuse.load_state_dict(state["reuse_buffer"])
+        self._strength.load_state_dict(state["policy_strength"])
