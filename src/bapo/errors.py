@@ -1,7 +1,8 @@
 """Every error that bapo raises on purpose.
 
-Each class inherits the standard exception that it refines, so that callers may catch either. A message is one
-sentence: what is wrong, where, and the cure. `exit_code` is what the command line returns for it.
+Each class inherits the standard exception that it refines, so that callers may catch either. A
+message is one sentence: what is wrong, where, and the cure. `exit_code` is what the command line
+returns for it.
 """
 
 from typing import ClassVar

@@ -1,7 +1,8 @@
-"""The records that flow through a run: immutable, and without behaviour beyond what follows from their fields.
+"""The records that flow through a run: immutable, with no behaviour but what follows from them.
 
-A `Rollout` is what an engine sampled for one prompt; a `Group` is a rollout with its verdicts. Neither is ever
-split or changed after it is made, so a group may stand in a buffer, a batch and a checkpoint at once.
+A `Rollout` is what an engine sampled for one prompt; a `Group` is a rollout with its verdicts.
+Neither is ever split or changed after it is made, so a group may stand in a buffer, a batch and a
+checkpoint at once.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class FinishReason(StrEnum):
 
 
 class VerdictStatus(StrEnum):
-    """What became of the attempt to verify a completion; only `OK` says anything about the answer."""
+    """What became of the attempt to verify; only `OK` says anything about the answer."""
 
     OK = "ok"
     INVALID = "invalid"
@@ -72,8 +73,8 @@ class Completion:
 
     Attributes:
         token_ids: `(T,)` the sampled tokens, the end token included if it was sampled; T >= 1.
-        behavior_logps: `(T,)` log-probability of each token under the distribution it was sampled from,
-            temperature included; at most 0.
+        behavior_logps: `(T,)` log-probability of each token under the distribution it was sampled
+            from, temperature included; at most 0.
         loss_mask: `(T,)` True where the token takes part in the loss.
         finish_reason: `STOP` at an end token or stop string, `LENGTH` at the limit of new tokens.
         text: The decoded tokens without special tokens and without the stop string.
@@ -92,7 +93,7 @@ class Verdict:
 
     Attributes:
         correct: Whether the answer is right; bands and filters read this and never the score.
-        score: The reward used for the advantage; equal to `correct` unless the user shapes it. Finite.
+        score: The reward used for the advantage; equal to `correct` unless it is shaped. Finite.
         status: Only `OK` takes part in training.
         milliseconds: Wall-clock time in the verifier.
         detail: Why a verdict is not `OK`; empty otherwise.
@@ -113,9 +114,9 @@ class Rollout:
         prompt: The problem.
         prompt_token_ids: `(P,)` the prompt as the model read it.
         completions: G of them.
-        policy_version: The weights that sampled them: the number of training steps behind those weights.
+        policy_version: The number of training steps behind the weights that sampled them.
         step: The training step in which they were sampled, from 1; 0 outside training.
-        temperature: The temperature of the sampling distribution; the only sampling parameter there is.
+        temperature: Of the sampling distribution; the only sampling parameter there is.
     """
 
     prompt: Prompt
@@ -150,7 +151,7 @@ class Group:
 
     @property
     def is_verified(self) -> bool:
-        """Whether every verdict is `OK`; a group with any other verdict takes no part in training."""
+        """Whether every verdict is `OK`; a group with any other takes no part in training."""
         return all(verdict.status is VerdictStatus.OK for verdict in self.verdicts)
 
     @property
@@ -180,5 +181,5 @@ class TrainBatch:
     entries: tuple[BatchEntry, ...]
 
     def staleness(self, entry: BatchEntry) -> int:
-        """Training steps between the weights that sampled the entry's group and those at the start of this step."""
+        """Training steps from the weights that sampled the group to those this step starts with."""
         return self.step - 1 - entry.group.rollout.policy_version

@@ -1,7 +1,7 @@
 """How a settings dataclass is declared, parsed and checked.
 
-A setting is declared once, with its default, its meaning and its range; parsing, error messages and the reference
-table in docs/recipes.md all come from that declaration.
+A setting is declared once, with its default, its meaning and its range; parsing, error messages
+and the reference table in docs/recipes.md all come from that declaration.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def meaning_of(field: "dataclasses.Field[Any]") -> Meaning:
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str:
-    """The end of an error sentence: the known name nearest to `name`, or the list of all of them."""
+    """The end of an error sentence: the known name nearest to `name`, or all of them."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else "known are " + ", ".join(sorted(known)) + "."
 
@@ -150,12 +150,13 @@ def _convert_tuple(value: Any, arms: tuple[Any, ...], path: str) -> tuple[Any, .
 
 def _convert_scalar(value: Any, hint: Any, path: str) -> Any:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and (is_number or isinstance(value, str)):
         try:
             return float(value)  # YAML reads 1e-6, without a dot, as a text
         except ValueError:
             pass
-    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
+    elif (hint is int and is_number and isinstance(value, int)) or (
         hint in (bool, str) and isinstance(value, hint)
     ):
         return value

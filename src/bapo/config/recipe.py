@@ -1,7 +1,7 @@
 """A recipe: one YAML file that says everything about a run, and how it is resolved.
 
-Values are settled in this order, later ones winning: the defaults in settings.py, the preset that `algorithm` names,
-the recipe file, `section.key=value` overrides.
+Values are settled in this order, later ones winning: the defaults in settings.py, the preset that
+`algorithm` names, the recipe file, `section.key=value` overrides.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         RecipeError: The file is missing or is not a YAML mapping.
-        SettingError: A setting is unknown, of the wrong type, out of range, or at odds with another.
+        SettingError: A setting is unknown, of the wrong type, out of range or at odds with others.
     """
     return resolve_recipe(read_yaml(find_recipe(path)), overrides)
 
@@ -117,12 +117,9 @@ def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         The recipe with every default filled in.
 
     Raises:
-        SettingError: A setting is unknown, of the wrong type, out of range, or at odds with another.
+        SettingError: A setting is unknown, of the wrong type, out of range or at odds with others.
     """
-    merged = _normalise(content)
-    for override in overrides:
-        _apply_override(merged, override)
-    merged = _normalise(merged)
+    merged = merge_recipe(content, overrides)
     known = [item.name for item in dataclasses.fields(Recipe)]
     for name in merged:
         if name not in known:
@@ -141,17 +138,25 @@ def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         model=parse_section(ModelSettings, merged.get("model", {}), "model"),
         task=parse_section(TaskSettings, merged.get("task", {}), "task"),
         algorithm=algorithm,
-        seed=_whole_number(merged.get("seed", 0), "seed", 0),
-        steps=_whole_number(merged.get("steps", 100), "steps", 1),
+        seed=whole_number(merged.get("seed", 0), "seed", 0),
+        steps=whole_number(merged.get("steps", 100), "steps", 1),
         **cast("dict[str, Any]", sections),
     )
     _check_together(recipe)
     return recipe
 
 
+def merge_recipe(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Short forms written out and overrides applied; nothing is checked yet but their form."""
+    merged = _normalise(content)
+    for override in overrides:
+        _apply_override(merged, override)
+    return _normalise(merged)
+
+
 def recipe_as_mapping(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, every default written out; `resolve_recipe` takes it back unchanged."""
-    plain = _plain(dataclasses.asdict(recipe))
+    """The recipe as plain values, every default written out; `resolve_recipe` takes it back."""
+    plain = as_plain_values(dataclasses.asdict(recipe))
     order = ["algorithm", "model", "task", "seed", "steps", *SECTIONS]
     task = plain["task"]
     plain["task"] = {"name": task["name"], **task["options"]}
@@ -163,17 +168,17 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(yaml.safe_dump(recipe_as_mapping(recipe), sort_keys=False), encoding="utf-8")
 
 
-def _plain(value: Any) -> Any:
+def as_plain_values(value: Any) -> Any:
     """Tuples as lists, so that YAML and JSON can hold them."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in cast("dict[str, Any]", value).items()}
+        return {key: as_plain_values(item) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in cast("Sequence[Any]", value)]
+        return [as_plain_values(item) for item in cast("Sequence[Any]", value)]
     return value
 
 
 def _normalise(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Short forms written out: `model: NAME`, `task: NAME`, and a task's own settings beside its name."""
+    """Short forms written out: `model: NAME`, `task: NAME`, a task's settings beside its name."""
     merged = {str(name): value for name, value in content.items()}
     if isinstance(merged.get("model"), str):
         merged["model"] = {"path": merged["model"]}
@@ -198,9 +203,7 @@ def _apply_override(merged: dict[str, Any], override: str) -> None:
     """Sets one `key=value` or `section.key=value` in place."""
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise SettingError(
-            f"The override '{override}' must have the form key=value or section.key=value."
-        )
+        raise SettingError(f"The override '{override}' must have the form section.key=value.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -213,13 +216,12 @@ def _apply_override(merged: dict[str, Any], override: str) -> None:
         merged.update(_normalise({section: merged[section]}))
     target = merged.setdefault(section, {})
     if not isinstance(target, dict):
-        raise SettingError(
-            f"The override '{override}' names a key of '{section}', which has no keys."
-        )
+        raise SettingError(f"The override '{override}' names a key of '{section}', which has none.")
     target[key] = value
 
 
-def _whole_number(value: Any, name: str, low: int) -> int:
+def whole_number(value: Any, name: str, low: int) -> int:
+    """`value` if it is a whole number of at least `low`, or a `SettingError` that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise SettingError(f"'{name}' must be a whole number of at least {low}, but is {value!r}.")
     return value
@@ -244,11 +246,12 @@ def _check_together(recipe: Recipe) -> None:
     for end in (0, 1):
         if adaptation.reuse_low_range[end] > adaptation.reuse_high_range[end]:
             raise SettingError(
-                "'adaptation.reuse_low_range' must not lie above 'adaptation.reuse_high_range', but does at "
-                f"r = {end}: {adaptation.reuse_low_range[end]} > {adaptation.reuse_high_range[end]}."
+                "'adaptation.reuse_low_range' must not lie above 'adaptation.reuse_high_range', "
+                f"but does at r = {end}: {adaptation.reuse_low_range[end]} > {adaptation.reuse_high_range[end]}."
             )
     longest = recipe.rollout.max_new_tokens + 1
     if recipe.rollout.token_budget < longest:
         raise SettingError(
-            f"'rollout.token_budget' is {recipe.rollout.token_budget}, but one completion may need {longest}."
+            f"'rollout.token_budget' is {recipe.rollout.token_budget}, but one completion may need "
+            f"{longest}."
         )

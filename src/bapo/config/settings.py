@@ -1,7 +1,7 @@
 """Every setting of a run: its one default, its range and its meaning.
 
-The paper's symbols stand in the texts; docs/algorithm.md has them in one table. Thresholds are rates in [0, 1], so
-that they mean the same for every group size.
+The paper's symbols stand in the texts; docs/algorithm.md has them in one table. Thresholds are
+rates in [0, 1], so that they mean the same for every group size.
 """
 
 from dataclasses import dataclass
@@ -134,9 +134,7 @@ class RolloutSettings:
 
     group_size: int = setting(8, "G: completions per prompt", low=2, high=1024)
     temperature: float = setting(1.0, "temperature of the sampling distribution", above=0, high=10)
-    max_prompt_tokens: int = setting(
-        1024, "longer prompts are refused before the run starts", low=1
-    )
+    max_prompt_tokens: int = setting(1024, "longer prompts are refused before the start", low=1)
     max_new_tokens: int = setting(256, "tokens sampled at most per completion", low=1)
     stop: tuple[str, ...] = setting((), "texts that end a completion, besides the end token")
     token_budget: int = setting(
@@ -155,7 +153,7 @@ class RewardSettings:
 
     verifier: str = setting("", "module:function or file.py:function; empty means the task's own")
     correct_at: float = setting(
-        1.0, "a score of at least this is correct, where a verifier returns scores"
+        1.0, "a score of at least this is correct, where scores are returned"
     )
     timeout_seconds: float = setting(5.0, "wall-clock limit for one completion", above=0)
     workers: int = setting(2, "verifier processes", low=1, high=256)
@@ -172,9 +170,7 @@ class RewardSettings:
 class TrainingSettings:
     """How the policy is updated."""
 
-    batch_groups: int = setting(
-        32, "B: prompts drawn per step and groups per training batch", low=1
-    )
+    batch_groups: int = setting(32, "B: prompts drawn per step, groups per batch", low=1)
     updates_per_step: int = setting(
         2, "optimizer updates per step; each takes an equal share of the batch's groups", low=1
     )
@@ -203,9 +199,7 @@ class TrainingSettings:
 class EvaluationSettings:
     """What is measured on held-out and on training prompts."""
 
-    every: int = setting(
-        10, "steps between evaluations on held-out prompts; 0 means start and end", low=0
-    )
+    every: int = setting(10, "steps between held-out evaluations; 0: start and end", low=0)
     prompts: int = setting(256, "held-out prompts", low=1)
     samples: int = setting(4, "K: completions per held-out prompt", low=1, high=1024)
     training_prompts: int = setting(

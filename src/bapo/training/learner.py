@@ -1,0 +1,245 @@
+"""The learner: proximal log-probabilities, the loss, and the optimizer.
+
+One call of `update` is one training step's learning: a few optimizer updates on one batch. The
+policy at its start is the proximal policy of all of them.
+
+A mini-batch whose loss or gradient is not finite is not applied: weights, optimizer and schedule
+stay as they are, to the bit, and the learner counts it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bapo.config import ObjectiveSettings, TrainingSettings
+from bapo.objective import (
+    SUM_NAMES,
+    LossInputs,
+    TokenLogps,
+    loss_normaliser,
+    objective_metrics,
+    policy_loss,
+    token_logps,
+)
+from bapo.training.batching import MicroBatch, Row, micro_batches, mini_batches
+from bapo.training.schedule import learning_rate
+from bapo.types import FloatArray, TrainBatch
+
+
+@dataclass(slots=True)
+class UpdateReport:
+    """What a training step's learning did.
+
+    Attributes:
+        loss: Mean over the optimizer updates that were applied; None without any.
+        grad_norm: Likewise, before clipping.
+        learning_rate: Of this step.
+        updates: Optimizer updates applied.
+        nonfinite: Optimizer updates not applied because loss or gradient was not finite.
+        forward_tokens: Tokens read without gradient, prompts included, padding not.
+        backward_tokens: Tokens read with gradient, likewise.
+        objective: The metrics of `objective_metrics`.
+        seconds_proximal: Time for the proximal log-probabilities.
+        seconds_update: Time for the optimizer updates.
+    """
+
+    loss: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float = 0.0
+    updates: int = 0
+    nonfinite: int = 0
+    forward_tokens: int = 0
+    backward_tokens: int = 0
+    objective: dict[str, float | None] = field(default_factory=dict)
+    seconds_proximal: float = 0.0
+    seconds_update: float = 0.0
+
+
+class Learner:
+    """Updates the policy from training batches.
+
+    Args:
+        model: The policy; its parameters are trained in place.
+        pad_token_id: What padded positions hold.
+        objective: The loss.
+        training: Optimizer, mini-batches and micro-batches.
+        steps: Training steps of the run, for the schedule.
+        accelerator: Device, precision and distribution.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        pad_token_id: int,
+        objective: ObjectiveSettings,
+        training: TrainingSettings,
+        steps: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self._objective = objective
+        self._training = training
+        self._steps = steps
+        self._pad_token_id = pad_token_id
+        self._accelerator = accelerator
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            weight_decay=training.weight_decay,
+        )
+        self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._model.eval()  # no dropout anywhere; gradients flow all the same
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The policy's parameters by name, live: the next update changes them."""
+        module = self._accelerator.unwrap_model(self._model)
+        return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+    def update(self, batch: TrainBatch) -> UpdateReport:
+        """Learns from a batch; an empty one changes nothing.
+
+        Args:
+            batch: The training batch; its step sets the learning rate.
+        """
+        report = UpdateReport(
+            learning_rate=learning_rate(self._training, batch.step, self._steps)
+        )
+        minis = mini_batches(batch, self._training.updates_per_step, self._objective)
+        started = perf_counter()
+        self._fill_proximal([row for rows in minis for row in rows], report)
+        report.seconds_proximal = perf_counter() - started
+
+        started = perf_counter()
+        for group in self._optimizer.param_groups:
+            group["lr"] = report.learning_rate
+        sums = dict.fromkeys(SUM_NAMES, 0.0)
+        losses: list[float] = []
+        norms: list[float] = []
+        for rows in minis:
+            loss, norm = self._optimizer_update(rows, sums)
+            report.backward_tokens += sum(row.length for row in rows)
+            if loss is None or norm is None:
+                report.nonfinite += 1
+            else:
+                losses.append(loss)
+                norms.append(norm)
+        report.updates = len(losses)
+        if losses:
+            report.loss = sum(losses) / len(losses)
+            report.grad_norm = sum(norms) / len(norms)
+        report.objective = objective_metrics(sums)
+        report.seconds_update = perf_counter() - started
+        return report
+
+    def logps(self, rows: Sequence[Row]) -> list[FloatArray]:
+        """Log-probabilities of completions under the policy as it is now, without gradient.
+
+        Args:
+            rows: Prompts, completions and temperatures.
+
+        Returns:
+            For each row, in order, `(T,)`.
+        """
+        found: dict[int, FloatArray] = {}
+        with torch.no_grad():
+            for micro in self._micro_batches(rows):
+                values = self._forward(micro).logps.cpu().numpy()
+                for index, (row, span) in enumerate(micro.spans()):
+                    found[id(row)] = values[index, span].copy()
+        return [found[id(row)] for row in rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state; the weights are saved with the model."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        self._optimizer.load_state_dict(dict(state))
+
+    def _fill_proximal(self, rows: Sequence[Row], report: UpdateReport) -> None:
+        """Sets every row's proximal log-probabilities.
+
+        Rows that the current weights sampled have them already: the sampler's are those of a full
+        forward pass (a test holds that), so computing them again would cost and change nothing.
+        """
+        for row in rows:
+            if row.is_current:
+                row.proximal_logps = row.behavior_logps
+        stale = [row for row in rows if not row.is_current]
+        for row, values in zip(stale, self.logps(stale), strict=True):
+            row.proximal_logps = values
+        report.forward_tokens = sum(row.length for row in stale)
+
+    def _optimizer_update(
+        self, rows: Sequence[Row], sums: dict[str, float]
+    ) -> tuple[float | None, float | None]:
+        """One optimizer update.
+
+        Returns:
+            Loss and gradient norm before clipping; both None where one was not finite, and then
+            nothing was applied.
+        """
+        micros = self._micro_batches(rows)
+        normaliser = sum(
+            loss_normaliser(micro.mask, self._objective.aggregation) for micro in micros
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
+        added: list[Mapping[str, Tensor]] = []
+        for micro in micros:
+            scored = self._forward(micro)
+            output = policy_loss(
+                LossInputs(
+                    policy_logps=scored.logps,
+                    proximal_logps=micro.proximal_logps,
+                    behavior_logps=micro.behavior_logps,
+                    advantages=micro.advantages,
+                    mask=micro.mask,
+                    sampled_by_proximal=micro.is_current,
+                    entropy=scored.entropy,
+                ),
+                self._objective,
+                normaliser,
+            )
+            self._accelerator.backward(output.loss)
+            total += output.loss.detach()
+            added.append(output.sums)
+        norm = self._accelerator.clip_grad_norm_(
+            self._model.parameters(), self._training.max_grad_norm
+        )
+        loss_value, norm_value = float(total), float(norm)
+        finite = torch.isfinite(torch.tensor([loss_value, norm_value])).all()
+        if finite:
+            self._optimizer.step()
+            _add(sums, added)
+        self._optimizer.zero_grad()
+        return (loss_value, norm_value) if finite else (None, None)
+
+    def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
+        return micro_batches(
+            rows,
+            self._training.micro_batch_tokens,
+            self._pad_token_id,
+            self._accelerator.device,
+        )
+
+    def _forward(self, micro: MicroBatch) -> TokenLogps:
+        """Log-probabilities and entropies `(N, T)` of a micro-batch's targets."""
+        kept = micro.token_ids.shape[1] - micro.first
+        logits = self._model(
+            input_ids=micro.token_ids, use_cache=False, logits_to_keep=kept
+        ).logits
+        return token_logps(logits[:, :-1], micro.targets, micro.temperatures)
+
+
+def _add(sums: dict[str, float], added: Iterable[Mapping[str, Tensor]]) -> None:
+    for part in added:
+        for name in sums:
+            sums[name] += float(part[name])

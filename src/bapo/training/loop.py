@@ -1,0 +1,220 @@
+"""The training loop: one step of it reads like the algorithm (ALGORITHM.md, One step).
+
+The loop owns the order of things and nothing else: what is sampled is the engine's, what is right
+the verifier's, which groups a batch holds adaptation's, how the weights change the learner's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from bapo.adaptation import Adaptation, BufferEvent, Composition, GroupFate
+from bapo.config import Recipe
+from bapo.errors import RunStoppedError
+from bapo.rollout import Engine
+from bapo.training.learner import UpdateReport
+from bapo.training.metrics import Metric, StepInputs, step_metrics
+from bapo.training.prompt_stream import PromptStream
+from bapo.training.seeds import derived_seed
+from bapo.types import Group, Prompt, Rollout, TrainBatch, VerdictStatus
+
+Verify = Callable[[Sequence[Rollout]], list[Group]]
+
+
+class PolicyUpdater(Protocol):
+    """What the loop needs of a learner."""
+
+    def update(self, batch: TrainBatch) -> UpdateReport:
+        """Learns from a batch; an empty one changes nothing."""
+        ...
+
+
+class PolicySync(Protocol):
+    """Keeps the engine's weights in step with the learner's."""
+
+    def behavior(self, step: int) -> int:
+        """The version that fresh groups of this step come from, ready in the engine."""
+        ...
+
+    def current(self, step: int) -> int:
+        """The version of the weights at the start of this step, ready in the engine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """Everything one step leaves behind.
+
+    Attributes:
+        metrics: A line of metrics.jsonl.
+        composition: The batch, and the fate of every group.
+        events: What happened in the buffers.
+    """
+
+    metrics: dict[str, Metric]
+    composition: Composition
+    events: tuple[BufferEvent, ...]
+
+    def ledger_lines(self) -> Iterator[Mapping[str, Any]]:
+        """The step's lines of ledger.jsonl."""
+        step = self.composition.batch.step
+        for fate in self.composition.fates:
+            yield {"step": step, "kind": "group", **_plain(fate)}
+        for event in self.events:
+            yield {"step": step, "kind": "buffer", **_plain(event)}
+
+
+@dataclass(slots=True)
+class Loop:
+    """One run's parts, and the step that joins them.
+
+    Attributes:
+        recipe: The settings of the run.
+        stream: Training prompts.
+        policies: Weights of the behavior policy and of the current one.
+        engine: Samples.
+        verify: Turns rollouts into groups.
+        adaptation: Composes batches.
+        learner: Updates the policy.
+        step: Training steps done.
+    """
+
+    recipe: Recipe
+    stream: PromptStream
+    policies: PolicySync
+    engine: Engine
+    verify: Verify
+    adaptation: Adaptation
+    learner: PolicyUpdater
+    step: int = 0
+    _nonfinite_in_a_row: int = 0
+
+    def advance(self) -> StepRecord:
+        """Does one training step.
+
+        Raises:
+            RunStoppedError: Too many verdicts are not `ok`, or too many steps in a row had a loss
+                or gradient that is not finite.
+            StaleEngineError: The engine does not hold the weights it should.
+        """
+        step = self.step + 1
+        clock = _Clock()
+        fresh = self._sample_fresh(step, clock)
+        retried = self._ask_again(step, clock)
+        self._check_verdicts(step, [*fresh, *retried])
+        with clock.phase("adaptation"):
+            composition = self.adaptation.compose(step, fresh, retried)
+        update = self.learner.update(composition.batch)
+        clock.seconds["proximal"] = update.seconds_proximal
+        clock.seconds["update"] = update.seconds_update
+        with clock.phase("adaptation"):
+            events = self.adaptation.observe(step, fresh, retried)
+        self.step = step
+        self._check_finite(step, update)
+        metrics = step_metrics(
+            StepInputs(
+                fresh=fresh,
+                retried=retried,
+                composition=composition,
+                update=update,
+                adaptation=self.adaptation.metrics(),
+                epoch=self.stream.epochs,
+                seconds=clock.seconds,
+            )
+        )
+        return StepRecord(metrics, composition, events)
+
+    def _sample_fresh(self, step: int, clock: "_Clock") -> list[Group]:
+        """B fresh groups, and more for as long as informative ones are missing and rounds left."""
+        wanted = self.recipe.training.batch_groups
+        with clock.phase("sync"):
+            version = self.policies.behavior(step)
+        self.stream.begin_step()
+        seed = self.recipe.seed
+        fresh = self._sample(self.stream.draw(wanted), version, step, seed, clock)
+        for _ in range(self.recipe.adaptation.max_resample_rounds):
+            if not self.adaptation.missing_fresh(fresh):
+                break
+            more = self.stream.draw(wanted)
+            if not more:
+                break
+            fresh += self._sample(more, version, step, seed, clock)
+        return fresh
+
+    def _ask_again(self, step: int, clock: "_Clock") -> list[Group]:
+        """Groups of the current policy for the hard prompts, if they are due."""
+        prompts = self.adaptation.prompts_to_retry(step)
+        if not prompts:
+            return []
+        with clock.phase("sync"):
+            version = self.policies.current(step)
+        # A hard prompt may be drawn afresh in the same step; the two groups must not share seeds.
+        seed = derived_seed(self.recipe.seed, "retry")
+        return self._sample(prompts, version, step, seed, clock)
+
+    def _sample(
+        self, prompts: Sequence[Prompt], version: int, step: int, seed: int, clock: "_Clock"
+    ) -> list[Group]:
+        rollout = self.recipe.rollout
+        with clock.phase("rollout"):
+            rollouts = self.engine.sample(
+                prompts,
+                version=version,
+                group_size=rollout.group_size,
+                step=step,
+                seed=seed,
+                temperature=rollout.temperature,
+            )
+        with clock.phase("reward"):
+            return self.verify(rollouts)
+
+    def _check_verdicts(self, step: int, groups: Sequence[Group]) -> None:
+        verdicts = [verdict for group in groups for verdict in group.verdicts]
+        bad = [verdict for verdict in verdicts if verdict.status is not VerdictStatus.OK]
+        limit = self.recipe.reward.max_invalid_share
+        if verdicts and len(bad) / len(verdicts) > limit:
+            raise RunStoppedError(
+                f"The run stopped at step {step}: {len(bad)} of {len(verdicts)} verdicts are not "
+                f"ok, more than 'reward.max_invalid_share' ({limit:g}) allows; the first one is "
+                f"{bad[0].status.value}: {bad[0].detail}"
+            )
+
+    def _check_finite(self, step: int, update: UpdateReport) -> None:
+        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if update.nonfinite else 0
+        limit = self.recipe.training.max_nonfinite_steps
+        if self._nonfinite_in_a_row >= limit:
+            raise RunStoppedError(
+                f"The run stopped at step {step}: loss or gradient was not finite in {limit} steps "
+                "in a row; lower 'training.learning_rate', or look at the model's number type."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loop's own state; its parts have theirs."""
+        return {"step": self.step, "nonfinite_in_a_row": self._nonfinite_in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        self.step = int(state["step"])
+        self._nonfinite_in_a_row = int(state["nonfinite_in_a_row"])
+
+
+class _Clock:
+    """Seconds spent in each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time of its block to a phase."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+
+
+def _plain(record: GroupFate | BufferEvent) -> dict[str, Any]:
+    return {key: value for key, value in asdict(record).items() if key != "step"}

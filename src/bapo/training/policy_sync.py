@@ -1,0 +1,101 @@
+"""Keeps the engine's weights in step with the learner's, and proves it at every sync."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bapo.rollout import DelayedPolicy, Engine, ScoreRow, check_engine
+from bapo.training.batching import Row
+from bapo.training.learner import Learner
+
+
+class EnginePolicies:
+    """The two policies that a step samples from: the behavior policy and the current one.
+
+    At the start of step t the current policy has version t - 1; the behavior policy is the current
+    one of the last step at which (t - 1) mod v = 0. The engine shares the learner's own tensors for
+    the current version and the delayed copy's for the behavior version, so nothing is copied but at
+    a sync with v > 1. A checkpoint keeps the delayed copy and its version.
+
+    Args:
+        engine: The engine.
+        learner: Whose weights are published.
+        sync_every: v, at least 1.
+        probe: Rows on which engine and learner are compared after every sync.
+        tolerance: Largest difference in log-probability allowed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        learner: Learner,
+        *,
+        sync_every: int,
+        probe: Sequence[ScoreRow],
+        tolerance: float,
+    ) -> None:
+        self._engine = engine
+        self._learner = learner
+        self._delayed = DelayedPolicy(sync_every)
+        self._probe = probe
+        self._tolerance = tolerance
+
+    def behavior(self, step: int) -> int:
+        """The version that fresh groups of a step come from, ready in the engine.
+
+        Raises:
+            StaleEngineError: The engine's log-probabilities are not the learner's.
+        """
+        if self._delayed.sync(step, self._learner.weights):
+            self._publish(step - 1, self._delayed.weights)
+        return self._delayed.version
+
+    def current(self, step: int) -> int:
+        """The version of the weights at the start of a step, ready in the engine.
+
+        Raises:
+            StaleEngineError: The engine's log-probabilities are not the learner's.
+        """
+        version = step - 1
+        if version not in self._engine.versions:
+            self._publish(version, self._learner.weights)
+        return version
+
+    def state_dict(self) -> dict[str, Any]:
+        """The behavior policy's version and, where it is a copy, its weights."""
+        return self._delayed.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave, in the engine too."""
+        self._delayed.load_state_dict(state)
+        if self._delayed.weights:
+            self._engine.publish(self._delayed.version, self._delayed.weights, share=True)
+
+    def _publish(self, version: int, weights: Mapping[str, Any]) -> None:
+        for held in self._engine.versions:
+            if held != self._delayed.version:
+                self._engine.forget(held)
+        self._engine.publish(version, weights, share=True)
+        rows = [_row(prompt, completion) for prompt, completion in self._probe]
+        check_engine(
+            self._engine,
+            self._probe,
+            self._learner.logps(rows),
+            version=version,
+            tolerance=self._tolerance,
+        )
+
+
+def _row(prompt: "np.ndarray[Any, Any]", completion: "np.ndarray[Any, Any]") -> Row:
+    """A row that is scored and not learned from."""
+    nothing = np.zeros(len(completion), dtype=np.float32)
+    return Row(
+        prompt=prompt,
+        completion=completion,
+        behavior_logps=nothing,
+        loss_mask=np.ones(len(completion), dtype=np.bool_),
+        advantage=0.0,
+        temperature=1.0,
+        is_current=False,
+    )
