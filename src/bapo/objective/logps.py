@@ -75,7 +75,9 @@ def _temperature_column(temperature: Tensor | float, logits: Tensor) -> Tensor |
         return temperature.detach().to(logits.device, torch.float32).expand(rows)[:, None, None]
     if not temperature > 0:
         raise ValueError(f"The temperature must be above 0, but is {temperature}.")
-    return None if temperature == 1.0 else logits.new_full((rows, 1, 1), temperature).float()
+    if temperature == 1.0:
+        return None
+    return torch.full((rows, 1, 1), temperature, dtype=torch.float32, device=logits.device)
 
 
 class _SelectedLogSoftmax(torch.autograd.Function):
