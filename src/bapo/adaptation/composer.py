@@ -1,8 +1,8 @@
 """The composer: a training batch from fresh, retried and reused groups.
 
-Reference: arXiv 2602.20722, section 3. Departures: a prompt stands at most once in a batch; when all
-three sources leave the batch short it is trained on as it is or skipped, as `when_short` says; each
-source is a switch, so that GRPO and DAPO are settings of the same composer.
+Reference: arXiv 2602.20722, section 3. Departures: a prompt stands at most once in a batch; when
+all three sources leave the batch short it is trained on as it is or skipped, as `when_short` says;
+each source is a switch, so that GRPO and DAPO are settings of the same composer.
 """
 
 from collections.abc import Callable, Sequence

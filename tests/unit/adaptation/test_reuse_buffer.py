@@ -1,0 +1,60 @@
+import pytest
+
+from bapo.adaptation import Band, ReuseBuffer
+from bapo.adaptation import BufferEventKind as Kind
+from tests.builders import make_group
+
+EVERYTHING = Band(0.0, 1.0)
+
+
+def ids(groups):
+    return [group.prompt_id for group in groups]
+
+
+def test_only_groups_with_both_right_and_wrong_answers_enter():
+    buffer = ReuseBuffer(window=3)
+    events = buffer.observe(
+        1, [make_group("a", "0000"), make_group("b", "1000"), make_group("c", "1111")]
+    )
+    assert [(event.event, event.prompt_id, event.correctness_rate) for event in events] == [
+        (Kind.REUSE_ENTERED, "b", 0.25)
+    ]
+    assert len(buffer) == 1
+    assert ids(buffer.eligible(2, EVERYTHING)) == ["b"]
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_group_can_be_reused_in_the_next_steps_of_the_window_only(window):
+    buffer = ReuseBuffer(window)
+    buffer.observe(4, [make_group("a", "10")])
+    reusable = [step for step in range(1, 12) if buffer.eligible(step, EVERYTHING)]
+    assert reusable == list(range(5, 5 + window))
+
+
+def test_groups_expire_when_no_later_step_can_reuse_them():
+    buffer = ReuseBuffer(window=2)
+    buffer.observe(1, [make_group("a", "10"), make_group("b", "10")])
+    assert [event.event for event in buffer.observe(2, [make_group("c", "10")])] == [
+        Kind.REUSE_ENTERED
+    ]
+    events = buffer.observe(3, [])
+    assert [(event.event, event.prompt_id, event.step) for event in events] == [
+        (Kind.REUSE_EXPIRED, "a", 3),
+        (Kind.REUSE_EXPIRED, "b", 3),
+    ]
+    assert ids(buffer.eligible(4, EVERYTHING)) == ["c"]
+
+
+def test_only_groups_in_the_band_are_eligible_oldest_first():
+    buffer = ReuseBuffer(window=3)
+    buffer.observe(1, [make_group("1/8", 0.125, group_size=8), make_group("5/8", "11111000")])
+    buffer.observe(2, [make_group("2/8", 0.25, group_size=8), make_group("3/8", "11100000")])
+    assert ids(buffer.eligible(3, Band(0.125, 0.25))) == ["1/8", "2/8"]
+    assert ids(buffer.eligible(3, Band(0.3, 0.35))) == []
+
+
+def test_a_prompt_may_have_several_groups_in_the_buffer():
+    buffer = ReuseBuffer(window=3)
+    buffer.observe(1, [make_group("a", "10"), make_group("a", "10")])
+    buffer.observe(2, [make_group("a", "10")])
+    assert ids(buffer.eligible(3, EVERYTHING)) == ["a", "a", "a"]
