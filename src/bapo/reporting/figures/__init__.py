@@ -1,0 +1,24 @@
+"""The figures of the report: each takes variants and returns a `Picture`, or None where nothing was measured."""
+
+from bapo.reporting.figures.accuracy import accuracy_figure, base_accuracy
+from bapo.reporting.figures.batches import batch_figure
+from bapo.reporting.figures.cost import cost_figure
+from bapo.reporting.figures.difficulty import difficulty_figure
+from bapo.reporting.figures.health import health_figure
+from bapo.reporting.figures.style import Look, Picture, looks
+from bapo.reporting.figures.unsolved import SolvedShare, solved_share, unsolved_figure
+
+__all__ = [
+    "Look",
+    "Picture",
+    "SolvedShare",
+    "accuracy_figure",
+    "base_accuracy",
+    "batch_figure",
+    "cost_figure",
+    "difficulty_figure",
+    "health_figure",
+    "looks",
+    "solved_share",
+    "unsolved_figure",
+]

@@ -1,0 +1,248 @@
+"""The numbers at the top of the report and the table that compares variants."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bapo.reporting.figures.unsolved import solved_share
+from bapo.reporting.intervals import Interval
+from bapo.reporting.measures import (
+    HeldOutPoint,
+    before_and_after,
+    held_out_points,
+    held_out_ratio_interval,
+)
+from bapo.reporting.text import NOT_MEASURED, count, minutes, percent, percent_range
+from bapo.reporting.variants import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One number of the headline.
+
+    Attributes:
+        label: What it is.
+        value: The number.
+        detail: Its uncertainty or its control; may be empty.
+    """
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Held-out accuracy of one variant, over those of its seeds that were evaluated.
+
+    Attributes:
+        before: The base's pass@1, mean over seeds; NaN if not measured.
+        before_spread: Lowest to highest seed; with one seed the 95 % interval over prompts.
+        after: The newest pass@1 of a trained policy.
+        after_spread: Its spread.
+        ratio: after / before; NaN if either is missing or the base has nothing right.
+        ratio_spread: Lowest to highest seed; with one seed the 95 % interval over prompts.
+        seeds: Seeds with both evaluations.
+        prompts: Held-out prompts of each.
+        step: The step of the newest evaluation, the smallest over the seeds; 0 if there is none.
+    """
+
+    before: float
+    before_spread: Interval | None
+    after: float
+    after_spread: Interval | None
+    ratio: float
+    ratio_spread: Interval | None
+    seeds: int
+    prompts: int
+    step: int
+
+
+def held_out_outcome(variant: Variant) -> Outcome:
+    """Held-out accuracy of a variant before and after training."""
+    pairs = [before_and_after(run) for run in variant.runs]
+    befores = [before for before, _ in pairs if before]
+    afters = [after for _, after in pairs if after]
+    both = [(before, after) for before, after in pairs if before and after]
+    ratios = [after.pass_at_1 / before.pass_at_1 for before, after in both if before.pass_at_1 > 0]
+    before, after = _mean_accuracy(befores), _mean_accuracy(afters)
+    return Outcome(
+        before=before,
+        before_spread=_spread(befores),
+        after=after,
+        after_spread=_spread(afters),
+        ratio=after / before if before > 0 else math.nan,
+        ratio_spread=held_out_ratio_interval(variant.runs[0])
+        if not variant.has_seeds
+        else _range(ratios),
+        seeds=len(both),
+        prompts=max((point.prompts for point in afters or befores), default=0),
+        step=min((point.step for point in afters), default=0),
+    )
+
+
+def _mean_accuracy(points: Sequence[HeldOutPoint]) -> float:
+    return float(np.mean([point.pass_at_1 for point in points])) if points else math.nan
+
+
+def _spread(points: Sequence[HeldOutPoint]) -> Interval | None:
+    if len(points) == 1:
+        return points[0].interval
+    return _range([point.pass_at_1 for point in points])
+
+
+def _range(values: Sequence[float]) -> Interval | None:
+    return Interval(min(values), max(values)) if len(values) > 1 else None
+
+
+def spread_name(variant: Variant) -> str:
+    """What the spreads of a variant are, in words."""
+    return f"{len(variant.runs)} seeds" if variant.has_seeds else "95 % CI"
+
+
+def tiles(variant: Variant) -> list[Tile]:
+    """The headline's numbers besides the accuracy; what was not measured is not among them."""
+    outcome = held_out_outcome(variant)
+    shown: list[Tile] = []
+    if not math.isnan(outcome.ratio):
+        spread = outcome.ratio_spread
+        detail = f"{spread_name(variant)}: {spread.low:.2f} to {spread.high:.2f}" if spread else ""
+        shown.append(Tile("times the base's accuracy", f"{outcome.ratio:.2f}×", detail))
+    solved = solved_share(variant)
+    if solved is not None:
+        # A gain without its control would count luck as learning, so they stand together.
+        control = (
+            f"the base, asked again: {percent(solved.control)}"
+            if not math.isnan(solved.control)
+            else "the base was not asked again"
+        )
+        shown.append(
+            Tile(
+                "of the always-failed training problems now solved", percent(solved.share), control
+            )
+        )
+    rollouts = mean_total(variant, "rollouts")
+    if not math.isnan(rollouts):
+        tokens = mean_total(variant, "generated_tokens")
+        detail = "" if math.isnan(tokens) else f"{count(tokens)} tokens generated"
+        shown.append(Tile("rollouts", count(rollouts), detail))
+    seconds = mean_total(variant, "seconds")
+    if not math.isnan(seconds):
+        steps = [run.steps_done for run in variant.runs]
+        detail = (
+            f"{min(steps)} steps"
+            if min(steps) == max(steps)
+            else f"{min(steps)} to {max(steps)} steps"
+        )
+        shown.append(Tile("of training", minutes(seconds), f"{detail}, evaluation not counted"))
+    return shown
+
+
+def mean_total(variant: Variant, name: str) -> float:
+    """The sum of a metric over a run, the mean of the seeds that have it; NaN if none has."""
+    totals = [total for run in variant.runs if not math.isnan(total := run.total(name))]
+    return float(np.mean(totals)) if totals else math.nan
+
+
+def accuracy_within(variant: Variant, rollouts: float) -> float:
+    """Mean pass@1 of the last evaluation that each seed reached with at most `rollouts` rollouts."""
+    reached = [
+        [point for point in held_out_points(run) if point.rollouts <= rollouts]
+        for run in variant.runs
+    ]
+    return _mean_accuracy([points[-1] for points in reached if points])
+
+
+COMPARISON_COLUMNS = (
+    "algorithm",
+    "seeds",
+    "base",
+    "after",
+    "spread",
+    "ratio",
+    "pass@K after",
+    "unsolved solved",
+    "base again",
+    "rollouts",
+    "time",
+)
+
+
+def comparison_rows(variants: Sequence[Variant]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The comparison as a table, best accuracy first: the head and the rows."""
+    budget = common_budget(variants)
+    head = list(COMPARISON_COLUMNS)
+    if not math.isnan(budget):
+        head.insert(6, f"within {count(budget)} rollouts")
+    outcomes = {variant.label: held_out_outcome(variant) for variant in variants}
+    ranked = sorted(
+        variants, key=lambda v: -outcomes[v.label].after if outcomes[v.label].after >= 0 else 1.0
+    )
+    rows: list[tuple[str, ...]] = []
+    for variant in ranked:
+        outcome, solved = outcomes[variant.label], solved_share(variant)
+        spread = outcome.after_spread
+        row = [
+            variant.label,
+            str(len(variant.runs)),
+            percent(outcome.before),
+            percent(outcome.after),
+            percent_range(spread.low, spread.high) if spread else NOT_MEASURED,
+            NOT_MEASURED if math.isnan(outcome.ratio) else f"{outcome.ratio:.2f}×",
+            _pass_at_k(variant),
+            percent(solved.share) if solved else NOT_MEASURED,
+            percent(solved.control) if solved else NOT_MEASURED,
+            count(mean_total(variant, "rollouts")),
+            minutes(mean_total(variant, "seconds")),
+        ]
+        if not math.isnan(budget):
+            row.insert(6, percent(accuracy_within(variant, budget)))
+        rows.append(tuple(row))
+    return tuple(head), rows
+
+
+def common_budget(variants: Sequence[Variant]) -> float:
+    """The rollouts at the last evaluation of the run that used fewest; NaN for a single variant or if unknown."""
+    ends = [
+        points[-1].rollouts
+        for variant in variants
+        for run in variant.runs
+        if (points := held_out_points(run)) and points[-1].step > 0
+    ]
+    known = [end for end in ends if not math.isnan(end)]
+    return min(known) if known and len(variants) > 1 else math.nan
+
+
+def _pass_at_k(variant: Variant) -> str:
+    afters = [after for run in variant.runs if (after := before_and_after(run)[1])]
+    values = [after.pass_at_k for after in afters if not math.isnan(after.pass_at_k)]
+    if not values:
+        return NOT_MEASURED
+    return f"{percent(float(np.mean(values)))} (K = {afters[0].samples})"
+
+
+def verdict(variants: Sequence[Variant]) -> str:
+    """Which variant ended highest and whether the seeds tell it from the next, in a sentence or two."""
+    outcomes = [(variant, held_out_outcome(variant)) for variant in variants]
+    measured = [
+        (variant, outcome) for variant, outcome in outcomes if not math.isnan(outcome.after)
+    ]
+    if len(measured) < 2:
+        return ""
+    measured.sort(key=lambda pair: -pair[1].after)
+    (first, best), (second, next_best) = measured[:2]
+    sentence = (
+        f"{first.label} ended highest with {percent(best.after)}; "
+        f"next is {second.label} with {percent(next_best.after)}."
+    )
+    if not (first.has_seeds and second.has_seeds):
+        return f"{sentence} With one seed each, the order may be chance."
+    spreads = best.after_spread, next_best.after_spread
+    if spreads[0] is None or spreads[1] is None:
+        return f"{sentence} Too few seeds were evaluated to tell them apart."
+    if spreads[0].low > spreads[1].high:
+        lowest = "the lowest seed of the first lies above the highest of the second"
+        return f"{sentence} Over {best.seeds} seeds, {lowest}."
+    return f"{sentence} Their seeds overlap, so the order may be chance."
