@@ -1,0 +1,31 @@
+"""Verdicts: any Python function as a verifier, in worker processes that can be killed.
+
+The names below are loaded when they are first used: a worker process imports this package too, and
+must start in milliseconds and in little memory.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bapo.reward.checks import check_verifier
+    from bapo.reward.groups import count_statuses, verify_rollouts
+    from bapo.reward.latency import SlowSample
+    from bapo.reward.pool import VerifierPool
+
+__all__ = ["SlowSample", "VerifierPool", "check_verifier", "count_statuses", "verify_rollouts"]
+
+_HOMES = {
+    "SlowSample": "latency",
+    "VerifierPool": "pool",
+    "check_verifier": "checks",
+    "count_statuses": "groups",
+    "verify_rollouts": "groups",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name `name`, from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bapo.reward' has no attribute '{name}'")
+    return getattr(import_module(f"bapo.reward.{_HOMES[name]}"), name)
