@@ -158,6 +158,12 @@ class RewardSettings:
     timeout_seconds: float = setting(5.0, "wall-clock limit for one completion", above=0)
     workers: int = setting(2, "verifier processes", low=1, high=256)
     memory_megabytes: int = setting(2048, "address space of each verifier process", low=64)
+    recycle_after: int = setting(
+        20_000, "completions after which a verifier process is replaced by a new one", low=1
+    )
+    pass_environment: tuple[str, ...] = setting(
+        (), "names of environment variables that verifiers may see, such as an API key of a judge"
+    )
     max_invalid_share: float = setting(
         0.5,
         "share of verdicts in a step that are not ok above which the run stops itself",
