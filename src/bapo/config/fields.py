@@ -6,6 +6,7 @@ and the reference table in docs/recipes.md all come from that declaration.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -154,7 +155,7 @@ def _convert_scalar(value: Any, hint: Any, path: str) -> Any:
     if hint is float and (is_number or isinstance(value, str)):
         try:
             return float(value)  # YAML reads 1e-6, without a dot, as a text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif (hint is int and is_number and isinstance(value, int)) or (
         hint in (bool, str) and isinstance(value, hint)
@@ -172,14 +173,13 @@ def _check_range(value: Any, meaning: Meaning, path: str) -> None:
             _check_range(item, meaning, path)
         return
     bad = meaning.choices is not None and value not in meaning.choices
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingError(f"'{path}' is {value!r}, but must be a finite number.")
     if isinstance(value, (int, float)):
         bad = (
-            value != value
-            or (meaning.low is not None and value < meaning.low)
+            (meaning.low is not None and value < meaning.low)
             or (meaning.high is not None and value > meaning.high)
             or (meaning.above is not None and value <= meaning.above)
         )
     if bad:
-        raise SettingError(
-            f"'{path}' is {value!r}, but must be {meaning.describe_range() or 'a number'}."
-        )
+        raise SettingError(f"'{path}' is {value!r}, but must be {meaning.describe_range()}.")

@@ -101,6 +101,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise RecipeError(f"The recipe '{path}' is not valid YAML: {where}") from error
+    except OSError as error:
+        raise RecipeError(f"The recipe '{path}' cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
         raise RecipeError(f"The recipe '{path}' must be a mapping of settings, but is {content!r}.")
     return cast("dict[str, Any]", content)
@@ -125,7 +127,7 @@ def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         if name not in known:
             raise SettingError(f"Unknown setting '{name}': {nearest_name(str(name), known)}")
     algorithm = merged.get("algorithm", "bapo")
-    if algorithm not in PRESETS:
+    if not isinstance(algorithm, str) or algorithm not in PRESETS:
         raise SettingError(
             f"Unknown algorithm '{algorithm}': {nearest_name(str(algorithm), list(PRESETS))}"
         )
@@ -195,7 +197,10 @@ def _normalise(content: Mapping[str, Any]) -> dict[str, Any]:
     task = merged.get("task", {})
     own = {key: task.pop(key) for key in list(task) if key not in ("name", "options")}
     if own:
-        task["options"] = {**task.get("options", {}), **own}
+        options: Any = task.get("options", {})
+        if not isinstance(options, Mapping):
+            raise SettingError(f"'task.options' must be a mapping, but is {options!r}.")
+        task["options"] = {**options, **own}
     return merged
 
 
@@ -243,11 +248,12 @@ def _check_together(recipe: Recipe) -> None:
         low, high = getattr(adaptation, name)
         if low > high or (name == "reuse_falling_rates" and low == high):
             raise SettingError(f"'adaptation.{name}' is [{low}, {high}], but must rise.")
-    for end in (0, 1):
-        if adaptation.reuse_low_range[end] > adaptation.reuse_high_range[end]:
+    ends = zip(adaptation.reuse_low_range, adaptation.reuse_high_range, strict=True)
+    for strength, (low, high) in enumerate(ends):
+        if low > high:
             raise SettingError(
                 "'adaptation.reuse_low_range' must not lie above 'adaptation.reuse_high_range', "
-                f"but does at r = {end}: {adaptation.reuse_low_range[end]} > {adaptation.reuse_high_range[end]}."
+                f"but does at r = {strength}: {low} > {high}."
             )
     longest = recipe.rollout.max_new_tokens + 1
     if recipe.rollout.token_budget < longest:
