@@ -46,15 +46,8 @@ class Policy:
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """Every token that ends a completion, of tokenizer and generation config, ascending."""
-        ids: set[int] = set()
-        generation = getattr(self.model, "generation_config", None)
-        for value in (self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
-            if isinstance(value, int):
-                ids.add(value)
-            elif value is not None:
-                ids.update(int(item) for item in value)
-        return tuple(sorted(ids))
+        """Every token that ends a completion, ascending."""
+        return end_token_ids(self.model, self.tokenizer)
 
     @property
     def max_positions(self) -> int | None:
@@ -87,6 +80,18 @@ def load_policy(settings: ModelSettings) -> Policy:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return Policy(model.to(device).eval(), tokenizer, settings.path)
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends a completion, by tokenizer or generation config, ascending."""
+    ids: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for value in (tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+        if isinstance(value, int):
+            ids.add(value)
+        elif value is not None:
+            ids.update(int(item) for item in value)
+    return tuple(sorted(ids))
 
 
 def embedded_models() -> tuple[str, ...]:

@@ -1,0 +1,168 @@
+"""The embedded engine: samples with a transformers model in this process."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from bapo.config.settings import RolloutSettings
+from bapo.rollout.batching import pad_right
+from bapo.rollout.encoding import PromptEncoder
+from bapo.rollout.engine import ScoreRow
+from bapo.rollout.loading import Policy
+from bapo.rollout.randomness import completion_key
+from bapo.rollout.sampler import COMPACT_BELOW, Sampler
+from bapo.rollout.versions import VersionedWeights, Weights
+from bapo.types import FloatArray, Prompt, Rollout
+
+
+class EmbeddedEngine:
+    """Samples from one module, under which each version's weights are put by pointer.
+
+    The module may be the learner's own: after every call its parameters are what they were before.
+    Its random numbers are private to each completion (see `bapo.rollout.randomness`), so that there
+    is no state to checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: PromptEncoder,
+        settings: RolloutSettings,
+        *,
+        compact_below: float = COMPACT_BELOW,
+    ) -> None:
+        """Makes an engine that holds no version yet.
+
+        Args:
+            model: A causal language model; the learner's own or another of the same architecture.
+            encoder: Encodes prompts and decodes completions.
+            settings: New tokens, stop strings and the token budget.
+            compact_below: See `Sampler`.
+
+        Raises:
+            ModelError: The model's architecture is not supported.
+        """
+        self._model = model
+        self._encoder = encoder
+        self._token_budget = settings.token_budget
+        self._weights = VersionedWeights(model)
+        self._sampler = Sampler(model, encoder, settings, compact_below=compact_below)
+
+    @classmethod
+    def of_policy(
+        cls, policy: Policy, settings: RolloutSettings, *, compact_below: float = COMPACT_BELOW
+    ) -> "EmbeddedEngine":
+        """An engine on a loaded policy's own model and tokenizer."""
+        encoder = PromptEncoder(
+            policy.tokenizer,
+            settings.max_prompt_tokens,
+            policy.max_positions,
+            settings.max_new_tokens,
+        )
+        return cls(policy.model, encoder, settings, compact_below=compact_below)
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """What turns prompts into tokens for this engine."""
+        return self._encoder
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The policy versions held, ascending."""
+        return self._weights.versions
+
+    def publish(self, version: int, weights: Weights, *, share: bool = False) -> None:
+        """Takes weights as a policy version; see `VersionedWeights.publish`."""
+        self._weights.publish(version, weights, share=share)
+
+    def forget(self, version: int) -> None:
+        """Lets a version go; one that is not held is no error."""
+        self._weights.forget(version)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        version: int,
+        group_size: int,
+        step: int,
+        seed: int,
+        temperature: float,
+    ) -> list[Rollout]:
+        """Samples a group for each prompt, in order; see `Engine.sample`.
+
+        Raises:
+            DataError: A prompt has no tokens or too many.
+            StaleEngineError: The version is not held, or its shared tensors were changed.
+            RunStoppedError: The weights give log-probabilities that are not finite.
+        """
+        if not prompts:
+            return []
+        encoded = [self._encoder.encode(prompt) for prompt in prompts]
+        if any(not 1 <= len(ids) <= self._encoder.limit for ids in encoded):
+            self._encoder.check(prompts)
+        keys = [
+            [completion_key(seed, step, prompt.prompt_id, index) for index in range(group_size)]
+            for prompt in prompts
+        ]
+        with self._running(version):
+            sampled = self._sampler.sample(encoded, keys, temperature)
+        return [
+            Rollout(prompt, ids, tuple(completions), version, step, temperature)
+            for prompt, ids, completions in zip(prompts, encoded, sampled, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def score(
+        self, rows: Sequence[ScoreRow], *, version: int, temperature: float = 1.0
+    ) -> list[FloatArray]:
+        """Log-probabilities of given tokens by a full forward pass; see `Engine.score`."""
+        scores: list[FloatArray] = []
+        with self._running(version):
+            for start, end in self._score_batches(rows):
+                scores += self._score_batch(rows[start:end], temperature)
+        return scores
+
+    def metrics(self) -> dict[str, int]:
+        """Tokens through the model since the engine was made, in prompts and one by one."""
+        counts = self._sampler.counts
+        return {"prefill_tokens": counts.prefill, "decode_tokens": counts.decode}
+
+    @contextmanager
+    def _running(self, version: int) -> Iterator[None]:
+        """The model in evaluation mode with a version's weights under it."""
+        was_training = self._model.training
+        with self._weights.using(version):
+            self._model.eval()
+            try:
+                yield
+            finally:
+                self._model.train(was_training)
+
+    def _score_batches(self, rows: Sequence[ScoreRow]) -> Iterator[tuple[int, int]]:
+        """Ranges of rows that fit the token budget when padded."""
+        start, widest = 0, 0
+        for number, (prompt, completion) in enumerate(rows):
+            wider = max(widest, len(prompt) + len(completion))
+            if number > start and wider * (number + 1 - start) > self._token_budget:
+                yield start, number
+                start, wider = number, len(prompt) + len(completion)
+            widest = wider
+        if rows:
+            yield start, len(rows)
+
+    def _score_batch(self, rows: Sequence[ScoreRow], temperature: float) -> list[FloatArray]:
+        sequences = [np.concatenate(row) for row in rows]
+        ids = pad_right(sequences, 0, self._model.device)
+        lengths = torch.tensor([len(sequence) for sequence in sequences], device=ids.device)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        logps = torch.log_softmax(logits.float() / temperature, dim=-1)
+        picked = logps.gather(-1, ids[:, 1:, None])[..., 0].numpy(force=True)
+        return [
+            line[len(prompt) - 1 : len(prompt) + len(completion) - 1].copy()
+            for line, (prompt, completion) in zip(picked, rows, strict=True)
+        ]

@@ -1,0 +1,128 @@
+"""Turns prompts into token ids and completions back into text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from bapo.errors import DataError, ModelError, SettingError
+from bapo.types import ChatMessage, IntArray, Prompt
+
+_NAMED_AT_MOST = 3
+
+
+class PromptEncoder:
+    """Encodes prompts for one tokenizer, and knows how long they may be.
+
+    Plain text is taken as it is, without added special tokens, but for a BOS token where the
+    tokenizer puts one before every text by itself. A chat goes through the chat template, with the
+    opening of the assistant's turn at its end.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_prompt_tokens: int,
+        max_positions: int | None,
+        max_new_tokens: int,
+    ) -> None:
+        """Makes an encoder.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            max_prompt_tokens: The setting of that name.
+            max_positions: Positions of the model; None where it sets no limit.
+            max_new_tokens: The setting of that name; prompt and completion share the positions.
+
+        Raises:
+            SettingError: The new tokens alone fill the model's positions.
+        """
+        self.tokenizer = tokenizer
+        self.limit = max_prompt_tokens
+        if max_positions is not None:
+            self.limit = min(max_prompt_tokens, max_positions - max_new_tokens)
+        if self.limit < 1:
+            raise SettingError(
+                f"'rollout.max_new_tokens' is {max_new_tokens}, but the model has only "
+                f"{max_positions} positions for prompt and completion together; lower it."
+            )
+        self._start = self._start_tokens()
+
+    def encode(self, prompt: Prompt) -> IntArray:
+        """The `(P,)` token ids of a prompt, as the model reads it.
+
+        Raises:
+            ModelError: The prompt is a chat and the tokenizer has no chat template.
+        """
+        if isinstance(prompt.content, str):
+            ids = [*self._start, *self._plain(prompt.content)]
+        else:
+            ids = self._chat(prompt.prompt_id, prompt.content)
+        return np.asarray(ids, dtype=np.int32)
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Refuses prompts that no completion can be sampled for, before anything is sampled.
+
+        Raises:
+            DataError: There are no prompts, or some have no tokens or too many.
+            ModelError: A prompt is a chat and the tokenizer has no chat template.
+        """
+        if not prompts:
+            raise DataError("There are no prompts; the data set is empty.")
+        lengths = [len(self.encode(prompt)) for prompt in prompts]
+        empty = [prompt for prompt, size in zip(prompts, lengths, strict=True) if size == 0]
+        if empty:
+            raise DataError(
+                f"{len(empty)} of {len(prompts)} prompts have no tokens: {_names(empty)}; "
+                "give them a text or take them out."
+            )
+        long = [prompt for prompt, size in zip(prompts, lengths, strict=True) if size > self.limit]
+        if long:
+            raise DataError(
+                f"{len(long)} of {len(prompts)} prompts are longer than {self.limit} tokens (the "
+                f"longest has {max(lengths)}): {_names(long)}; shorten them, raise "
+                "'rollout.max_prompt_tokens', or lower 'rollout.max_new_tokens' if the model's "
+                "positions are the limit."
+            )
+
+    def decode(self, token_ids: Sequence[int] | IntArray) -> str:
+        """The text of some tokens, without special tokens."""
+        return self.decode_all([token_ids])[0]
+
+    def decode_all(self, rows: Sequence[Sequence[int] | IntArray]) -> list[str]:
+        """The texts of several rows of tokens, without special tokens."""
+        lists = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in rows]
+        texts: Any = self.tokenizer.batch_decode(
+            lists, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
+
+    def _plain(self, text: str) -> list[int]:
+        encoded: Any = self.tokenizer(text, add_special_tokens=False)
+        return encoded["input_ids"]
+
+    def _chat(self, prompt_id: str, chat: Sequence[ChatMessage]) -> list[int]:
+        if not self.tokenizer.chat_template:
+            raise ModelError(
+                f"The prompt '{prompt_id}' is a chat, but the model's tokenizer has no chat "
+                "template; use an instruction model or plain-text prompts."
+            )
+        messages: Any = [{"role": turn.role, "content": turn.content} for turn in chat]
+        encoded: Any = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return encoded["input_ids"]
+
+    def _start_tokens(self) -> list[Any]:
+        """The BOS token, if the tokenizer puts it before a text by itself."""
+        bos = self.tokenizer.bos_token_id
+        encoded: Any = self.tokenizer("")
+        ids = encoded["input_ids"]
+        return [bos] if bos is not None and ids and ids[0] == bos else []
+
+
+def _names(prompts: Sequence[Prompt]) -> str:
+    """The first few prompt ids, quoted."""
+    named = ", ".join(f"'{prompt.prompt_id}'" for prompt in prompts[:_NAMED_AT_MOST])
+    return named + (" and others" if len(prompts) > _NAMED_AT_MOST else "")

@@ -1,0 +1,88 @@
+"""The interface behind which completions are sampled, whatever runs the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from bapo.types import FloatArray, IntArray, Prompt, Rollout
+
+ScoreRow = tuple[IntArray, IntArray]
+
+
+class Engine(Protocol):
+    """Samples groups from named versions of a policy's weights.
+
+    An engine may hold several versions at once: the behavior policy's, for fresh prompts, and the
+    current policy's, for retries.
+    """
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The policy versions held, ascending."""
+        ...
+
+    def publish(self, version: int, weights: Mapping[str, Tensor], *, share: bool = False) -> None:
+        """Takes weights as a policy version.
+
+        Args:
+            version: The number of training steps behind the weights.
+            weights: A tensor for every parameter, by name.
+            share: The engine may keep the tensors themselves; they stay as they are until
+                `forget`.
+        """
+        ...
+
+    def forget(self, version: int) -> None:
+        """Lets a version go; one that is not held is no error."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        version: int,
+        group_size: int,
+        step: int,
+        seed: int,
+        temperature: float,
+    ) -> list[Rollout]:
+        """Samples a group for each prompt, in the order of the prompts.
+
+        A completion follows from the weights, its prompt, `seed`, `step`, and its place in its
+        group alone, and not from what else is sampled in the same call.
+
+        Args:
+            prompts: What to sample for.
+            version: The policy version to sample from.
+            group_size: Completions per prompt, at least 1.
+            step: The training step, which goes into the random numbers and the record.
+            seed: The run's seed.
+            temperature: Above 0.
+
+        Raises:
+            StaleEngineError: The version is not held.
+        """
+        ...
+
+    def score(
+        self, rows: Sequence[ScoreRow], *, version: int, temperature: float = 1.0
+    ) -> list[FloatArray]:
+        """Log-probabilities of given tokens, by a full forward pass without a cache.
+
+        Args:
+            rows: Prompt ids `(P,)` and completion ids `(T,)`, P and T at least 1.
+            version: The policy version to score with.
+            temperature: Above 0.
+
+        Returns:
+            `(T,)` log-probabilities for each row.
+
+        Raises:
+            StaleEngineError: The version is not held.
+        """
+        ...
+
+    def metrics(self) -> dict[str, int]:
+        """Counts since the engine was made, such as tokens through the model."""
+        ...

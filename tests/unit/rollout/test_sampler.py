@@ -1,0 +1,289 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bapo.errors import DataError, ModelError, RunStoppedError
+from bapo.rollout.sampler import draw_tokens
+from bapo.types import FinishReason, Prompt, Rollout
+from tests.rollout_models import (
+    ARCHITECTURES,
+    END,
+    character_tokenizer,
+    loaded_policy,
+    tiny_engine,
+    tiny_policy,
+)
+
+TEXTS = ["12+3=", "4*5", "(7-2)*8>", "9", "12+3=;0,1"]
+PROMPTS = [Prompt(f"p{number}", text, {}) for number, text in enumerate(TEXTS)]
+
+
+def sample(engine, prompts=PROMPTS, **changes) -> list[Rollout]:
+    arguments = {"version": 0, "group_size": 4, "step": 3, "seed": 7, "temperature": 1.0}
+    return engine.sample(prompts, **(arguments | changes))
+
+
+def tokens(rollouts) -> list[list[list[int]]]:
+    return [[one.token_ids.tolist() for one in rollout.completions] for rollout in rollouts]
+
+
+def same_completions(left, right) -> bool:
+    """Equal tokens, texts and reasons, and log-probabilities to 1e-5."""
+    pairs = [
+        (one, other)
+        for a, b in zip(left, right, strict=True)
+        for one, other in zip(a.completions, b.completions, strict=True)
+    ]
+    return all(
+        one.token_ids.tolist() == other.token_ids.tolist()
+        and (one.text, one.finish_reason) == (other.text, other.finish_reason)
+        and np.abs(one.behavior_logps - other.behavior_logps).max() < 1e-5
+        for one, other in pairs
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, temperature):
+    policy = loaded_policy(tmp_path, architecture)
+    rollouts = sample(tiny_engine(policy), temperature=temperature)
+    for rollout in rollouts:
+        for one in rollout.completions:
+            ids = np.concatenate([rollout.prompt_token_ids, one.token_ids]).astype(np.int64)
+            with torch.no_grad():
+                logits = policy.model(torch.from_numpy(ids)[None]).logits[0, :-1]
+            logps = torch.log_softmax(logits / temperature, -1)
+            picked = logps.gather(1, torch.from_numpy(ids)[1:, None])[:, 0].numpy()
+            expected = picked[len(rollout.prompt_token_ids) - 1 :]
+            assert np.abs(expected - one.behavior_logps).max() < 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2"])
+def test_a_completion_does_not_depend_on_what_shares_its_batch(architecture):
+    policy = tiny_policy(architecture)
+    engine = tiny_engine(policy)
+    together = sample(engine)
+    alone = [sample(engine, [prompt])[0] for prompt in PROMPTS]
+    backwards = sample(engine, PROMPTS[::-1])[::-1]
+    in_pieces = sample(tiny_engine(policy, token_budget=60))
+    assert same_completions(together, alone)
+    assert same_completions(together, backwards)
+    assert same_completions(together, in_pieces)
+
+
+def test_the_first_completions_of_a_larger_group_are_those_of_a_smaller_one():
+    engine = tiny_engine()
+    small, large = sample(engine, group_size=2), sample(engine, group_size=5)
+    assert [group[:2] for group in tokens(large)] == tokens(small)
+
+
+def test_dropping_ended_rows_changes_no_result():
+    policy = tiny_policy()
+    always = sample(tiny_engine(policy, max_new_tokens=40, compact_below=1.0), group_size=16)
+    never = sample(tiny_engine(policy, max_new_tokens=40, compact_below=0.0), group_size=16)
+    lengths = {len(one.token_ids) for rollout in always for one in rollout.completions}
+    assert len(lengths) > 5
+    assert same_completions(always, never)
+
+
+def test_dropping_ended_rows_saves_decoded_tokens():
+    policy = tiny_policy()
+    dropping, keeping = (
+        tiny_engine(policy, max_new_tokens=40, compact_below=share) for share in (1.0, 0.0)
+    )
+    made = sum(
+        len(one.token_ids) - 1 for rollout in sample(dropping) for one in rollout.completions
+    )
+    sample(keeping)
+    assert dropping.metrics()["decode_tokens"] == made
+    assert keeping.metrics()["decode_tokens"] > made
+
+
+def test_each_prompt_is_prefilled_once_per_batch():
+    engine = tiny_engine()
+    sample(engine, group_size=8)
+    assert engine.metrics()["prefill_tokens"] == sum(len(text) for text in TEXTS)
+
+
+def test_the_same_seed_gives_the_same_tokens_and_log_probs_bit_for_bit():
+    engine = tiny_engine()
+    first, second = sample(engine), sample(engine)
+    assert tokens(first) == tokens(second)
+    for a, b in zip(first, second, strict=True):
+        for one, other in zip(a.completions, b.completions, strict=True):
+            assert one.behavior_logps.tobytes() == other.behavior_logps.tobytes()
+
+
+def test_another_step_seed_index_or_prompt_id_gives_other_tokens():
+    engine = tiny_engine()
+    prompt = PROMPTS[0]
+    base = tokens(sample(engine, [prompt]))[0]
+    assert base != tokens(sample(engine, [prompt], step=4))[0]
+    assert base != tokens(sample(engine, [prompt], seed=8))[0]
+    assert base != tokens(sample(engine, [Prompt("other", prompt.content, {})]))[0]
+    assert len({tuple(one) for one in base}) == 4
+
+
+def test_sampling_leaves_the_global_generators_alone():
+    torch.manual_seed(5)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    sample(tiny_engine())
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_token_frequencies_match_the_model_by_chi_squared(temperature):
+    policy = tiny_policy(initializer_range=0.1)
+    engine = tiny_engine(policy, max_new_tokens=1)
+    count = 6000
+    rollout = sample(engine, [PROMPTS[2]], group_size=count, temperature=temperature)[0]
+    ids = torch.from_numpy(rollout.prompt_token_ids.astype(np.int64))[None]
+    with torch.no_grad():
+        logits = policy.model(ids).logits[0, -1].double()
+    expected = torch.softmax(logits / temperature, -1).numpy() * count
+    drawn = np.bincount([one.token_ids[0] for one in rollout.completions], minlength=len(expected))
+    common = expected >= 5
+    assert common.sum() >= 8
+    statistic = ((drawn - expected)[common] ** 2 / expected[common]).sum()
+    degrees = int(common.sum()) - 1
+    # Five standard deviations of the chi-squared distribution above its mean.
+    assert statistic < degrees + 5 * math.sqrt(2 * degrees)
+
+
+def test_every_completion_ends_at_the_end_token_or_at_the_limit():
+    rollouts = sample(tiny_engine(max_new_tokens=20), group_size=16)
+    reasons = set()
+    for one in (one for rollout in rollouts for one in rollout.completions):
+        ids = one.token_ids.tolist()
+        reasons.add(one.finish_reason)
+        if one.finish_reason is FinishReason.STOP:
+            assert ids[-1] == END
+            assert END not in ids[:-1]
+            assert len(ids) <= 20
+        else:
+            assert END not in ids
+            assert len(ids) == 20
+    assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def test_records_have_the_shapes_types_and_stamps_that_the_rooms_expect():
+    rollouts = sample(tiny_engine(), temperature=0.9)
+    assert [rollout.prompt for rollout in rollouts] == PROMPTS
+    for rollout in rollouts:
+        assert (rollout.policy_version, rollout.step, rollout.temperature) == (0, 3, 0.9)
+        assert rollout.prompt_token_ids.dtype == np.int32
+        assert len(rollout.completions) == 4
+        for one in rollout.completions:
+            assert one.token_ids.dtype == np.int32
+            assert one.behavior_logps.dtype == np.float32
+            assert (one.behavior_logps <= 0).all()
+            assert one.loss_mask.dtype == np.bool_
+            assert one.loss_mask.all()
+            assert one.token_ids.shape == one.behavior_logps.shape == one.loss_mask.shape
+
+
+def test_a_stop_string_of_several_tokens_ends_a_completion_and_is_cut_from_its_text():
+    policy = tiny_policy(initializer_range=0.1)
+    free = sample(tiny_engine(policy, max_new_tokens=30), group_size=64)
+    texts = [one.text for rollout in free for one in rollout.completions]
+    stop = next(text[3:5] for text in texts if len(text) > 8)
+    stopped = sample(tiny_engine(policy, max_new_tokens=30, stop=(stop,)), group_size=64)
+    hits = 0
+    pairs = zip(texts, (one for rollout in stopped for one in rollout.completions), strict=True)
+    for text, one in pairs:
+        place = text.find(stop)
+        assert stop not in one.text
+        assert one.text == (text if place < 0 else text[:place])
+        if place >= 0:
+            hits += 1
+            assert one.finish_reason is FinishReason.STOP
+            assert len(one.token_ids) == place + 2
+    assert hits >= 1
+
+
+def test_the_earliest_of_several_stop_strings_wins():
+    policy = tiny_policy(initializer_range=0.1)
+    free = sample(tiny_engine(policy, max_new_tokens=30), group_size=16)
+    stopped = sample(tiny_engine(policy, max_new_tokens=30, stop=("1", "2", "3")), group_size=16)
+    for a, b in zip(free, stopped, strict=True):
+        for one, other in zip(a.completions, b.completions, strict=True):
+            ends = [place for mark in "123" if (place := one.text.find(mark)) >= 0]
+            assert other.text == (one.text[: min(ends)] if ends else one.text)
+
+
+def test_completions_longer_than_one_block_of_random_numbers_are_the_same_in_any_batch():
+    policy = tiny_policy(initializer_range=0.02)
+    engine = tiny_engine(policy, max_new_tokens=100)
+    together, alone = sample(engine), sample(engine, PROMPTS[1:2])
+    assert max(len(one.token_ids) for one in together[1].completions) > 64
+    assert same_completions(together[1:2], alone)
+
+
+def test_one_new_token_and_one_completion_are_enough():
+    rollout = sample(tiny_engine(max_new_tokens=1), PROMPTS[:1], group_size=1)[0]
+    assert [len(one.token_ids) for one in rollout.completions] == [1]
+
+
+def test_no_prompts_give_no_rollouts():
+    assert sample(tiny_engine(), []) == []
+
+
+def test_a_prompt_that_is_too_long_or_empty_is_refused_by_name():
+    engine = tiny_engine()
+    with pytest.raises(DataError, match=r"'long'.*'rollout.max_prompt_tokens'"):
+        sample(engine, [*PROMPTS, Prompt("long", "1" * 65, {})])
+    with pytest.raises(DataError, match="1 of 6 prompts have no tokens: 'nothing'"):
+        sample(engine, [*PROMPTS, Prompt("nothing", "", {})])
+
+
+def test_weights_that_are_not_finite_stop_the_run():
+    policy = tiny_policy()
+    engine = tiny_engine(policy)
+    broken = {name: value.clone() for name, value in policy.model.named_parameters()}
+    broken["model.norm.weight"][0] = float("nan")
+    engine.publish(1, broken)
+    with pytest.raises(RunStoppedError, match="not finite"):
+        sample(engine, version=1)
+
+
+def test_an_architecture_whose_state_is_no_cache_of_keys_is_refused():
+    policy = tiny_policy()
+    policy.model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ModelError, match="linear_attention"):
+        tiny_engine(policy)
+
+
+def test_draw_tokens_inverts_the_cumulative_distribution():
+    logits = torch.log(torch.tensor([[0.25, 0.0, 0.5, 0.25]])).expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1.0], dtype=torch.float64)
+    drawn, logps = draw_tokens(logits, uniforms, 1.0)
+    assert drawn.tolist() == [0, 0, 2, 2, 3, 3]
+    assert torch.allclose(logps.exp(), torch.tensor([0.25, 0.25, 0.5, 0.5, 0.25, 0.25]))
+
+
+def test_draw_tokens_never_draws_a_token_of_probability_zero():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]]).expand(2, 3)
+    drawn, logps = draw_tokens(logits, torch.tensor([0.0, 1.0], dtype=torch.float64), 1.0)
+    assert drawn.tolist() == [1, 1]
+    assert logps.tolist() == [0.0, 0.0]
+
+
+def test_draw_tokens_in_parts_equals_the_whole(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((7, 11), generator=generator)
+    uniforms = torch.rand(7, generator=generator, dtype=torch.float64)
+    whole = draw_tokens(logits, uniforms, 0.7)
+    monkeypatch.setattr("bapo.rollout.sampler._DRAW_NUMBERS", 22)
+    parts = draw_tokens(logits, uniforms, 0.7)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+
+
+def test_the_vocabulary_may_be_larger_than_the_tokenizer():
+    policy = tiny_policy(initializer_range=0.02, vocab_size=len(character_tokenizer()) + 40)
+    rollouts = sample(tiny_engine(policy, stop=("1",)))
+    drawn = {token for group in tokens(rollouts) for row in group for token in row}
+    assert max(drawn) >= len(character_tokenizer())
