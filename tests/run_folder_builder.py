@@ -1,7 +1,8 @@
-"""Writes run folders without training: the files of a run as training writes them, from a scripted policy.
+"""Writes run folders as training does, from a scripted policy.
 
-A prompt has a fixed difficulty and the policy an ability that rises with the steps; every count is drawn from these with a
-private generator, so that the numbers of one folder agree with each other and the same arguments give the same files.
+A prompt has a fixed difficulty and the policy an ability that rises with the steps; every count is
+drawn from these with a private generator, so that the numbers of one folder agree with each other
+and the same arguments give the same files.
 """
 
 import json
@@ -100,7 +101,7 @@ def _write_recipe(folder: Path, script: Script) -> None:
         "transformers": "5.23.0",
         "device": "cpu",
         "cores": 2,
-        "command": f"bapo train recipes/countdown.yaml algorithm={script.algorithm} seed={script.seed}",
+        "command": f"bapo train countdown algorithm={script.algorithm} seed={script.seed}",
         "seed": script.seed,
         "started": "2026-09-14T10:12:31+00:00",
     }

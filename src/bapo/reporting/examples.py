@@ -15,7 +15,7 @@ _LONGEST = 900
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A completion of the trained policy and, where it is known, one of the base for the same problem.
+    """A completion of the trained policy and, where known, one of the base for the same problem.
 
     Attributes:
         after: The completion of the newest evaluation that kept any.
@@ -29,7 +29,8 @@ class Example:
 def choose_examples(run: RunRecord, each: int = 3) -> list[Example]:
     """Up to `each` right and `each` wrong completions of different problems, right ones first.
 
-    Held-out problems are preferred; problems that the base got wrong come before those it got right.
+    Held-out problems are preferred; problems that the base got wrong come before those it got
+    right.
     """
     known = [record for record in run.examples if record.get("status") == "ok"]
     for split in ("held_out", "training"):

@@ -147,7 +147,7 @@ def mean_total(variant: Variant, name: str) -> float:
 
 
 def accuracy_within(variant: Variant, rollouts: float) -> float:
-    """Mean pass@1 of the last evaluation that each seed reached with at most `rollouts` rollouts."""
+    """Mean pass@1 of the last evaluation that each seed made within `rollouts` rollouts."""
     reached = [
         [point for point in held_out_points(run) if point.rollouts <= rollouts]
         for run in variant.runs
@@ -155,56 +155,47 @@ def accuracy_within(variant: Variant, rollouts: float) -> float:
     return _mean_accuracy([points[-1] for points in reached if points])
 
 
-COMPARISON_COLUMNS = (
-    "algorithm",
-    "seeds",
-    "base",
-    "after",
-    "spread",
-    "ratio",
-    "pass@K after",
-    "unsolved solved",
-    "base again",
-    "rollouts",
-    "time",
-)
-
-
-def comparison_rows(variants: Sequence[Variant]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def comparison_rows(
+    variants: Sequence[Variant],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The comparison as a table, best accuracy first: the head and the rows."""
     budget = common_budget(variants)
-    head = list(COMPARISON_COLUMNS)
-    if not math.isnan(budget):
-        head.insert(6, f"within {count(budget)} rollouts")
     outcomes = {variant.label: held_out_outcome(variant) for variant in variants}
-    ranked = sorted(
-        variants, key=lambda v: -outcomes[v.label].after if outcomes[v.label].after >= 0 else 1.0
-    )
-    rows: list[tuple[str, ...]] = []
-    for variant in ranked:
-        outcome, solved = outcomes[variant.label], solved_share(variant)
-        spread = outcome.after_spread
-        row = [
-            variant.label,
-            str(len(variant.runs)),
-            percent(outcome.before),
-            percent(outcome.after),
-            percent_range(spread.low, spread.high) if spread else NOT_MEASURED,
-            NOT_MEASURED if math.isnan(outcome.ratio) else f"{outcome.ratio:.2f}×",
-            _pass_at_k(variant),
-            percent(solved.share) if solved else NOT_MEASURED,
-            percent(solved.control) if solved else NOT_MEASURED,
-            count(mean_total(variant, "rollouts")),
-            minutes(mean_total(variant, "seconds")),
-        ]
-        if not math.isnan(budget):
-            row.insert(6, percent(accuracy_within(variant, budget)))
-        rows.append(tuple(row))
-    return tuple(head), rows
+    ranked = sorted(variants, key=lambda variant: -np.nan_to_num(outcomes[variant.label].after))
+    columns = [_comparison_cells(variant, outcomes[variant.label], budget) for variant in ranked]
+    names = dict.fromkeys(name for cells in columns for name in cells)
+    rows = [tuple(cells.get(name, NOT_MEASURED) for name in names) for cells in columns]
+    return tuple(names), rows
+
+
+def _comparison_cells(variant: Variant, outcome: Outcome, budget: float) -> dict[str, str]:
+    """One row of the comparison, by the name of its column."""
+    solved, spread = solved_share(variant), outcome.after_spread
+    cells = {
+        "algorithm": variant.label,
+        "seeds": str(len(variant.runs)),
+        "base": percent(outcome.before),
+        "after": percent(outcome.after),
+        "spread": percent_range(spread.low, spread.high) if spread else NOT_MEASURED,
+        "ratio": NOT_MEASURED if math.isnan(outcome.ratio) else f"{outcome.ratio:.2f}×",
+    }
+    if not math.isnan(budget):
+        cells[f"within {count(budget)} rollouts"] = percent(accuracy_within(variant, budget))
+    afters = [after for run in variant.runs if (after := before_and_after(run)[1])]
+    known = [point for point in afters if not math.isnan(point.pass_at_k)]
+    if known:
+        mean = float(np.mean([point.pass_at_k for point in known]))
+        cells[f"pass@{known[0].samples} after"] = percent(mean)
+    return cells | {
+        "unsolved solved": percent(solved.share) if solved else NOT_MEASURED,
+        "by base again": percent(solved.control) if solved else NOT_MEASURED,
+        "rollouts": count(mean_total(variant, "rollouts")),
+        "time": minutes(mean_total(variant, "seconds")),
+    }
 
 
 def common_budget(variants: Sequence[Variant]) -> float:
-    """The rollouts at the last evaluation of the run that used fewest; NaN for a single variant or if unknown."""
+    """Rollouts at the last evaluation of the run that used fewest; NaN for a single variant."""
     ends = [
         points[-1].rollouts
         for variant in variants
@@ -215,16 +206,8 @@ def common_budget(variants: Sequence[Variant]) -> float:
     return min(known) if known and len(variants) > 1 else math.nan
 
 
-def _pass_at_k(variant: Variant) -> str:
-    afters = [after for run in variant.runs if (after := before_and_after(run)[1])]
-    values = [after.pass_at_k for after in afters if not math.isnan(after.pass_at_k)]
-    if not values:
-        return NOT_MEASURED
-    return f"{percent(float(np.mean(values)))} (K = {afters[0].samples})"
-
-
 def verdict(variants: Sequence[Variant]) -> str:
-    """Which variant ended highest and whether the seeds tell it from the next, in a sentence or two."""
+    """Which variant ended highest, and whether the seeds tell it from the next, in words."""
     outcomes = [(variant, held_out_outcome(variant)) for variant in variants]
     measured = [
         (variant, outcome) for variant, outcome in outcomes if not math.isnan(outcome.after)
@@ -243,6 +226,5 @@ def verdict(variants: Sequence[Variant]) -> str:
     if spreads[0] is None or spreads[1] is None:
         return f"{sentence} Too few seeds were evaluated to tell them apart."
     if spreads[0].low > spreads[1].high:
-        lowest = "the lowest seed of the first lies above the highest of the second"
-        return f"{sentence} Over {best.seeds} seeds, {lowest}."
+        return f"{sentence} Every seed of {first.label} ended above every seed of {second.label}."
     return f"{sentence} Their seeds overlap, so the order may be chance."

@@ -18,7 +18,7 @@ HARDEST = 10
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of plain text; every cell is free of control characters, but not of a renderer's own markup.
+    """A table of plain text, without control characters; a renderer escapes its own markup.
 
     Attributes:
         title: What it shows.

@@ -42,8 +42,9 @@ def wilson(successes: float, trials: float) -> Interval:
 def accuracy_interval(rates: FloatArray, samples: int) -> Interval | None:
     """The 95 % interval of the mean correctness rate over prompts.
 
-    A Wilson interval with the effective number of samples, p (1 - p) / SE^2 with SE the standard error over prompts; it
-    stays honest where nearly all prompts are wrong, where an interval of the mean plus or minus 1.96 SE does not.
+    A Wilson interval with the effective number of samples, p (1 - p) / SE^2 with SE the standard
+    error over prompts; it stays honest where nearly all prompts are wrong, where an interval of the
+    mean plus or minus 1.96 SE does not.
 
     Args:
         rates: `(N,)` the share of correct samples of each prompt, in [0, 1].
@@ -63,14 +64,15 @@ def accuracy_interval(rates: FloatArray, samples: int) -> Interval | None:
 
 
 def ratio_interval(before: FloatArray, after: FloatArray) -> Interval | None:
-    """The 95 % bootstrap interval of mean(after) / mean(before), the same prompts resampled for both.
+    """The 95 % bootstrap interval of mean(after) / mean(before), prompts resampled in pairs.
 
     Args:
         before: `(N,)` correctness rates of the base, one per prompt.
         after: `(N,)` those of the trained policy, prompts in the same order.
 
     Returns:
-        None for fewer than two prompts, or where a resampled base has nothing right, so that there is no ratio.
+        None for fewer than two prompts, or where a resampled base has nothing right, so that there
+        is no ratio.
     """
     prompts = len(before)
     if prompts < 2:

@@ -1,4 +1,4 @@
-"""What a run's evaluations say: held-out accuracy, movement between difficulty levels, unsolved problems solved."""
+"""What a run's evaluations say: held-out accuracy, movement between levels, unsolved problems solved."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ def _held_out_point(record: Record) -> HeldOutPoint:
 
 
 def before_and_after(run: RunRecord) -> tuple[HeldOutPoint | None, HeldOutPoint | None]:
-    """The base's held-out evaluation (step 0) and the newest one of a trained policy, where they exist."""
+    """The held-out evaluation of the base (step 0) and the newest of a trained policy."""
     points = held_out_points(run)
     before = points[0] if points and points[0].step == 0 else None
     after = points[-1] if points and points[-1].step > 0 else None
@@ -82,7 +82,7 @@ def held_out_ratio_interval(run: RunRecord) -> Interval | None:
 
 
 def prompt_rates(evaluation: Record) -> dict[str, float]:
-    """The correctness rate of each prompt over its valid samples; prompts without any are left out."""
+    """The correctness rate of each prompt over its valid samples, if it has any."""
     rates: dict[str, float] = {}
     for prompt in prompts_of(evaluation):
         valid = number(prompt, "valid")
@@ -106,7 +106,7 @@ class LevelAccuracy:
 
     Attributes:
         level: The task's own label.
-        prompts: Prompts of that label, each counted once per run.
+        prompts: Different prompts of that label.
         before: The base's pass@1, in [0, 1] or NaN.
         after: The newest evaluation's pass@1, in [0, 1] or NaN.
     """
@@ -118,8 +118,9 @@ class LevelAccuracy:
 
 
 def accuracy_by_level(runs: Sequence[RunRecord]) -> list[LevelAccuracy]:
-    """Held-out pass@1 for each label that the task gives its prompts, in the order of the labels."""
+    """Held-out pass@1 for each label that the task gives its prompts, by label."""
     rates: dict[str, tuple[list[float], list[float]]] = {}
+    names: dict[str, set[str]] = {}
     for run in runs:
         records = run.evaluations_of("held_out")
         if len(records) < 2 or number(records[0], "step") != 0:
@@ -127,12 +128,12 @@ def accuracy_by_level(runs: Sequence[RunRecord]) -> list[LevelAccuracy]:
         for side, record in ((0, records[0]), (1, records[-1])):
             known = prompt_rates(record)
             for prompt in prompts_of(record):
-                name = str(prompt.get("id"))
+                name, level = str(prompt.get("id")), str(prompt.get("level") or "")
                 if name in known:
-                    sides = rates.setdefault(str(prompt.get("level") or ""), ([], []))
-                    sides[side].append(known[name])
+                    rates.setdefault(level, ([], []))[side].append(known[name])
+                    names.setdefault(level, set()).add(name)
     return [
-        LevelAccuracy(level, len(after), _mean(before), _mean(after))
+        LevelAccuracy(level, len(names[level]), _mean(before), _mean(after))
         for level, (before, after) in sorted(rates.items())
     ]
 
@@ -151,7 +152,10 @@ class DifficultyLevel:
 
 
 def difficulty_levels(samples: int) -> tuple[DifficultyLevel, ...]:
-    """The levels for K samples: none, up to a quarter, up to half, more, all; for K = 8: 0, 1–2, 3–4, 5–7, 8."""
+    """The levels for K samples: none, up to a quarter, up to half, more, all.
+
+    For K = 8 these are 0, 1–2, 3–4, 5–7 and 8.
+    """
     ends = [0, samples // 4, samples // 2, samples - 1, samples]
     levels = [DifficultyLevel(0, 0)]
     for end in ends[1:]:

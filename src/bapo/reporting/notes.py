@@ -1,4 +1,4 @@
-"""What a reader must know to trust the report: the runs, the settings that differ, and the limits of the numbers."""
+"""What a reader must know to trust the report: runs, differing settings, limits of the numbers."""
 
 from collections.abc import Sequence
 
@@ -69,7 +69,7 @@ def honest_notes(variants: Sequence[Variant]) -> list[str]:
         notes.append(
             "One seed each: differences between runs may be chance."
             if several == 1
-            else f"{several} seeds each. With so few, the lowest to the highest is shown and no test is made."
+            else f"{several} seeds each. With so few, spreads are shown and no test is made."
         )
     else:
         each = ", ".join(f"{label} {number_of}" for label, number_of in seeds.items())
@@ -85,7 +85,8 @@ def honest_notes(variants: Sequence[Variant]) -> list[str]:
     tasks = {str(run.setting("task", "name")) for run in runs}
     if len(tasks) > 1:
         notes.append(
-            f"The runs are of different tasks ({', '.join(sorted(tasks))}), so their accuracies do not compare."
+            f"The runs are of different tasks ({', '.join(sorted(tasks))}), so their accuracies "
+            "do not compare."
         )
     return [note for note in notes if note]
 
@@ -95,7 +96,9 @@ def _evaluation_note(variants: Sequence[Variant]) -> str:
         point for variant in variants for run in variant.runs for point in held_out_points(run)
     ]
     if not points:
-        return "No held-out evaluation has been made, so nothing here says whether the policy got better."
+        return (
+            "No held-out evaluation has been made: nothing here says whether the policy got better."
+        )
     prompts = {point.prompts for point in points if point.prompts}
     samples = {point.samples for point in points if point.samples > 0}
     if not prompts or not samples:
@@ -107,8 +110,10 @@ def _evaluation_note(variants: Sequence[Variant]) -> str:
     }
     at = f" at temperature {next(iter(temperatures)):g}" if len(temperatures) == 1 else ""
     return (
-        f"Accuracy is pass@1, the mean share of right answers, on {_or(prompts)} held-out problems with "
-        f"{_or(samples)} sampled answers each{at}. Confidence intervals take the problem as the unit and hold for one run; "
+        f"Accuracy is pass@1, the mean share of right answers, on {_or(prompts)} held-out "
+        "problems with "
+        f"{_or(samples)} sampled answers each{at}. Confidence intervals take the problem as the "
+        "unit and hold for one run; "
         "they do not cover what another seed would have given."
     )
 

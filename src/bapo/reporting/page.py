@@ -1,10 +1,12 @@
 """The report: one self-contained HTML page.
 
-It needs no network and no script: images are inside the page, fonts are the reader's own, and a content security policy
-forbids everything else. What was not measured is left out or shown as a dash, never as a number.
+It needs no network and no script: images are inside the page, fonts are the reader's own, and a
+content security policy forbids everything else. What was not measured is left out or shown as a
+dash, never as a number.
 """
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ from bapo.reporting.figures import (
 )
 from bapo.reporting.figures.series import metric_over_seeds
 from bapo.reporting.headline import (
+    Outcome,
     comparison_rows,
     held_out_outcome,
     spread_name,
@@ -45,8 +48,10 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
     """Writes the report of all runs at or under the given paths.
 
     Args:
-        paths: Run folders, or folders of them. Runs that differ in nothing but their seed are shown together.
-        output: The HTML file; in a folder that exists already, `report.html` in it. Missing folders are made.
+        paths: Run folders, or folders of them. Runs that differ in nothing but their seed are shown
+            together.
+        output: The HTML file; in a folder that exists already, `report.html` in it. Missing folders
+            are made.
 
     Returns:
         The file written. It appears whole or not at all.
@@ -148,7 +153,7 @@ def _lead(variants: Sequence[Variant]) -> str:
     device, cores = run.environment.get("device"), run.environment.get("cores")
     if device:
         parts.append(html_text(device) + (f", {html_text(cores)} cores" if cores else ""))
-    if started := run.environment.get("started"):
+    if runs == 1 and (started := run.environment.get("started")):
         parts.append(f"started {html_text(str(started)[:16].replace('T', ' '))}")
     return f'<p class="lead">{" · ".join(parts)}</p>'
 
@@ -157,31 +162,14 @@ def _hero(variants: Sequence[Variant]) -> str:
     focus = variants[0]
     outcome = held_out_outcome(focus)
     name = f"{html_text(focus.label)}: " if len(variants) > 1 else ""
-    prompts = f" over {outcome.prompts} problems" if outcome.prompts else ""
-    step = f", after step {outcome.step}" if outcome.step else ""
     jump = [f'<span class="from">{percent(outcome.before)}</span>'] if outcome.before >= 0 else []
     if outcome.after >= 0:
         jump += ['<span class="arrow" aria-label="to">→</span>'] if jump else []
         jump.append(f'<span class="to">{percent(outcome.after)}</span>')
-    details = [
-        f"{who} {percent_range(spread.low, spread.high)}"
-        for who, spread in (("before", outcome.before_spread), ("after", outcome.after_spread))
-        if spread is not None
-    ]
     left = (
-        f'<div><div class="label">{name}held-out pass@1{prompts}{step}</div>'
+        f'<div><div class="label">{name}held-out pass@1</div>'
         f'<div class="jump">{"".join(jump)}</div>'
-        + (
-            f'<div class="detail">{spread_name(focus)}: {"; ".join(details)}</div>'
-            if details
-            else ""
-        )
-        + (
-            ""
-            if outcome.after >= 0
-            else '<div class="detail">not evaluated after training yet</div>'
-        )
-        + "</div>"
+        f'<div class="detail">{"<br>".join(_hero_details(focus, outcome))}</div></div>'
     )
     right = "".join(
         f'<div class="tile"><div class="value">{html_text(tile.value)}</div>'
@@ -192,6 +180,19 @@ def _hero(variants: Sequence[Variant]) -> str:
     last = verdict(variants)
     sentence = f'<p class="verdict">{html_text(last)}</p>' if last else ""
     return f'<div class="hero">{left}<div class="tiles">{right}</div>{sentence}</div>'
+
+
+def _hero_details(variant: Variant, outcome: Outcome) -> list[str]:
+    """Lines below the headline's accuracy: its spread and what it was measured on."""
+    spreads = [
+        f"{who} {percent_range(spread.low, spread.high)}"
+        for who, spread in (("before", outcome.before_spread), ("after", outcome.after_spread))
+        if spread is not None
+    ]
+    lines = [f"{spread_name(variant)}: {'; '.join(spreads)}"] if spreads else []
+    problems = f"{outcome.prompts} problems" if outcome.prompts else ""
+    when = f"after step {outcome.step}" if outcome.step else "not evaluated after training yet"
+    return [*lines, ", ".join(part for part in (problems, when) if part)]
 
 
 def _figure_section(title: str, image: Picture | None, caption: str) -> str:
@@ -234,29 +235,39 @@ def _comparison_section(variants: Sequence[Variant], styles: Mapping[str, Look])
     head, rows = comparison_rows(variants)
     marks = {label: look.colour for label, look in styles.items()}
     return (
-        "<section><h2>Side by side</h2><p class='caption'>Best final accuracy first. Every number is the mean over the "
-        "seeds; the spread is the lowest to the highest seed, or with one seed the 95 % confidence interval over "
-        "problems. The column of equal rollouts takes the last evaluation made within the budget of the cheapest run."
+        "<section><h2>Side by side</h2><p class='caption'>Best final accuracy first. Every "
+        "number is the mean over the "
+        "seeds; the spread is the lowest to the highest seed, or with one seed the 95 % "
+        "confidence interval over "
+        "problems. The column of equal rollouts takes the last evaluation made within the budget "
+        "of the cheapest run."
         f"</p>{table_html(head, rows, marks=marks)}</section>"
     )
 
 
 def _level_section(variants: Sequence[Variant]) -> str:
-    rows: list[tuple[str, ...]] = []
-    for variant in variants:
-        levels = accuracy_by_level(variant.runs)
-        if len(levels) < 2:
-            continue
-        for level in levels:
-            prompts = str(level.prompts // max(len(variant.runs), 1))
-            accuracy = percent(level.before), percent(level.after)
-            rows.append((variant.label, level.level or "no label", prompts, *accuracy))
-    if not rows:
+    """Held-out accuracy by the task's labels: the base, then every variant."""
+    everything = accuracy_by_level([run for variant in variants for run in variant.runs])
+    if len(everything) < 2:
         return ""
-    head = ("algorithm", "level", "held-out problems", "base", "after")
+    after = {
+        variant.label: {entry.level: entry.after for entry in accuracy_by_level(variant.runs)}
+        for variant in variants
+    }
+    rows = [
+        (
+            entry.level or "no label",
+            str(entry.prompts),
+            percent(entry.before),
+            *(percent(levels.get(entry.level, math.nan)) for levels in after.values()),
+        )
+        for entry in everything
+    ]
+    head = ("level", "problems", "base", *(after if len(variants) > 1 else ("after",)))
     return (
-        "<section><h2>By the task's own levels</h2><p class='caption'>Where the gain comes from: held-out pass@1 for "
-        f"each label that the task gives its problems.</p>{table_html(head, rows)}</section>"
+        "<section><h2>By the task's own levels</h2><p class='caption'>Where the gain comes from: "
+        "held-out pass@1 for each label that the task gives its problems, pooled over the seeds."
+        f"</p>{table_html(head, rows)}</section>"
     )
 
 
@@ -267,8 +278,10 @@ def _examples_section(variants: Sequence[Variant]) -> str:
         return ""
     whose = f"{html_text(variants[0].label)}, seed {html_text(run.seed)}"
     return (
-        f"<section><h2>What it writes</h2><p class='caption'>Completions of {whose}, as sampled: up to three right and "
-        "three wrong, first those that the base got wrong. They are picked to show both kinds, so their number says "
+        f"<section><h2>What it writes</h2><p class='caption'>Completions of {whose}, as sampled: "
+        "up to three right and "
+        "three wrong, first those that the base got wrong. They are picked to show both kinds, "
+        "so their number says "
         "nothing about accuracy. Control characters are written out.</p>"
         f"{examples_html(examples)}</section>"
     )
@@ -276,12 +289,14 @@ def _examples_section(variants: Sequence[Variant]) -> str:
 
 def _accuracy_caption(variants: Sequence[Variant]) -> str:
     bands = (
-        "The line is the mean over seeds, the band goes from the lowest to the highest seed, thin lines are the seeds."
+        "The line is the mean over seeds, the band goes from the lowest to the highest seed, "
+        "thin lines are the seeds."
         if any(variant.has_seeds for variant in variants)
         else "The band is the 95&nbsp;% confidence interval over the held-out problems."
     )
     higher = (
-        "Look at who is higher at the same place on the x&nbsp;axis: left at equal rollouts, right at equal time. "
+        "Look at who is higher at the same place on the x&nbsp;axis: left at equal rollouts, "
+        "right at equal time. "
         if len(variants) > 1
         else "Look for a curve that leaves the dashed base line and stays above its band. "
     )
@@ -293,8 +308,10 @@ def _batch_caption(variants: Sequence[Variant]) -> str:
     points = f" Each piece is the mean of {stretch} steps." if stretch > 1 else ""
     seeds = " Means over seeds." if any(variant.has_seeds for variant in variants) else ""
     return (
-        "Left: a full batch reaches the grey line; what is missing was thrown away as all right or all wrong and "
-        "not replaced by retried or reused groups. Right: only mixed groups teach anything, so look for all wrong to "
+        "Left: a full batch reaches the grey line; what is missing was thrown away as all right "
+        "or all wrong and "
+        "not replaced by retried or reused groups. Right: only mixed groups teach anything, so "
+        "look for all wrong to "
         f"shrink.{seeds}{points}"
     )
 
@@ -309,7 +326,8 @@ def _difficulty_caption(variants: Sequence[Variant]) -> str:
         else ""
     )
     return (
-        f"The same training problems, {movement.samples} answers each, before and after: a ribbon that rises is problems "
+        f"The same training problems, {movement.samples} answers each, before and after: a ribbon "
+        "that rises is problems "
         "that got easier. Compare with the base asked again, which shows what chance alone moves."
         f"{left_out}"
     )
@@ -322,14 +340,17 @@ def _unsolved_caption(variants: Sequence[Variant]) -> str:
         else "the 95&nbsp;% confidence interval over problems"
     )
     return (
-        "A problem counts as failed when all answers of the base were wrong, and as solved when one of as many answers is "
-        "right. A second try solves some by luck, so what counts is the distance between the coloured bar and the grey "
+        "A problem counts as failed when all answers of the base were wrong, and as solved when "
+        "one of as many answers is "
+        "right. A second try solves some by luck, so what counts is the distance between the "
+        "coloured bar and the grey "
         f"one. Thin lines are {lines}."
     )
 
 
 _COST_CAPTION = (
-    "Where the seconds of a training step go, and how many tokens were generated, read and learned from. "
+    "Where the seconds of a training step go, and how many tokens were generated, read and "
+    "learned from. "
     "Evaluation is not counted."
 )
 
@@ -341,7 +362,8 @@ def _health_caption(variants: Sequence[Variant]) -> str:
         else ""
     )
     return (
-        "Look for entropy that falls slowly and does not collapse, few truncated weights and clipped ratios, and a "
+        "Look for entropy that falls slowly and does not collapse, few truncated weights and "
+        "clipped ratios, and a "
         f"gradient norm without spikes.{seeds}"
     )
 

@@ -1,9 +1,10 @@
 """Finding and reading run folders.
 
-A run folder holds `recipe.yaml` and at least one of the files that a run writes; docs/metrics.md lists them. A run may still
-be going on, or have been killed: files that are not there yet are empty here, and a last line without its end is
-left out. Anything else that cannot be read is an error, since a report must not pass over it in silence. Files are
-data: YAML is read safely, everything else is JSON.
+A run folder holds `recipe.yaml` and at least one of the files that a run writes; docs/metrics.md
+lists them. A run may still be going on, or have been killed: files that are not there yet are empty
+here, and a last line without its end is left out. Anything else that cannot be read is an error,
+since a report must not pass over it in silence. Files are data: YAML is read safely, everything
+else is JSON.
 """
 
 import json
@@ -93,7 +94,8 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Reads every run folder at or under the given paths.
 
     Args:
-        paths: Run folders, or folders that hold them at any depth, such as `DIR/<algorithm>/seed-<n>/`.
+        paths: Run folders, or folders that hold them at any depth, such as
+            `DIR/<algorithm>/seed-<n>/`.
 
     Returns:
         The runs in the order of their paths, each once.
@@ -127,7 +129,7 @@ def is_run_folder(path: Path) -> bool:
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
-    """The run folders at or under `path`, in the order of their names; what lies inside one is not searched."""
+    """The run folders at or under `path` by name; what lies inside one is not searched."""
     for folder, below, _ in os.walk(path):
         if is_run_folder(Path(folder)):
             below.clear()
@@ -204,7 +206,8 @@ def read_lines(path: Path) -> Iterator[Record]:
                     if not line.endswith(b"\n"):
                         return
                     raise RunFolderError(
-                        f"Line {position} of '{path}' is not JSON; restore the file or delete that line."
+                        f"Line {position} of '{path}' is not JSON; restore the file or delete "
+                        "that line."
                     ) from error
                 if not isinstance(content, dict):
                     raise RunFolderError(f"Line {position} of '{path}' must be a JSON object.")

@@ -10,8 +10,9 @@ NOT_MEASURED = "–"
 """Stands where a value was not measured; never a zero."""
 
 _NAMED = {"\r": "\\r", "\b": "\\b", "\f": "\\f", "\v": "\\v", "\0": "\\0", "\x1b": "\\x1b"}
-# Controls, invisible format characters (direction overrides among them), lone surrogates, private and
-# unassigned code points, line and paragraph separators: what could act on a terminal or mislead a reader.
+# Controls, invisible format characters (direction overrides among them), lone surrogates, private
+# and unassigned code points, line and paragraph separators: what could act on a terminal or mislead
+# a reader.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -23,7 +24,8 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
         keep_lines: Leave line feeds and tabs as they are; otherwise they become `\n` and `\t`.
 
     Returns:
-        Text that cannot move a cursor, recolour a terminal, reverse the reading direction or break an XML file.
+        Text that cannot move a cursor, recolour a terminal, reverse the reading direction or break
+        an XML file.
     """
     kept = "\n\t" if keep_lines else ""
     return "".join(char if char in kept else _visible_char(char) for char in text)
@@ -50,7 +52,7 @@ def html_text(value: object, *, keep_lines: bool = False) -> str:
 
 
 def number(record: Mapping[str, Any], name: str) -> float:
-    """The finite number that `record` holds under `name`; NaN where it is missing, null or no number."""
+    """The finite number that `record` holds under `name`; NaN if it is missing, null or other."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
@@ -91,4 +93,4 @@ def minutes(seconds: float) -> str:
 
 def decimal(value: float, digits: int = 3) -> str:
     """A number in `digits` significant digits."""
-    return NOT_MEASURED if math.isnan(value) else f"{value:.{digits}g}"
+    return NOT_MEASURED if math.isnan(value) else f"{value:#.{digits}g}".rstrip(".")

@@ -15,7 +15,8 @@ class Variant:
     """Runs of one recipe under different seeds.
 
     Attributes:
-        label: The algorithm's name, with the settings that set it apart where two variants share one.
+        label: The algorithm's name, with the settings that set it apart where two variants share
+            one.
         algorithm: The preset's name.
         runs: At least one.
     """
@@ -50,13 +51,13 @@ def _as_text(value: Any) -> str:
 
 
 def differing_settings(recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """The settings that do not have the same value in all of the flat recipes, in the recipe's order."""
+    """The settings whose value is not the same in all of the flat recipes, in their order."""
     names = dict.fromkeys(name for recipe in recipes for name in recipe)
     return [name for name in names if len({recipe.get(name) for recipe in recipes}) > 1]
 
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Variant]:
-    """Groups runs by everything in their recipe but the seed; BAPO first, the others in the order given."""
+    """Groups runs by their whole recipe but the seed; BAPO first, the others as given."""
     groups: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault(_identity(run), []).append(run)
@@ -89,7 +90,7 @@ def _identity(run: RunRecord) -> tuple[tuple[str, str], ...]:
 def _distinct_label(
     algorithm: str, own: Mapping[str, str], siblings: Sequence[Mapping[str, str]]
 ) -> str:
-    """The algorithm with at most two of the settings that set this variant apart from its siblings."""
+    """The algorithm with at most two of the settings that set it apart from its siblings."""
     names = differing_settings(siblings)
     short = [f"{name.rsplit('.', 1)[-1]}={own.get(name, 'none')}"[:40] for name in names[:2]]
     return f"{algorithm} ({', '.join(short)}{', …' if len(names) > 2 else ''})"

@@ -1,4 +1,4 @@
-"""The figures of the report: each takes variants and returns a `Picture`, or None where nothing was measured."""
+"""The figures of the report: variants in, a `Picture` out, or None if nothing was measured."""
 
 from bapo.reporting.figures.accuracy import accuracy_figure, base_accuracy
 from bapo.reporting.figures.batches import batch_figure

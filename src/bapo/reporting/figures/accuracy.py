@@ -35,8 +35,9 @@ def base_accuracy(variants: Sequence[Variant]) -> float:
 def accuracy_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> Picture | None:
     """Two panels, one y axis: pass@1 against training rollouts and against training minutes.
 
-    The line of a variant with several seeds joins the means at the steps that all seeds have reached, its band goes from the lowest to the
-    highest seed, and each seed is a thin line. With one seed the band is the 95 % interval over prompts.
+    The line of a variant with several seeds joins the means at the steps that all seeds have
+    reached, its band goes from the lowest to the highest seed, and each seed is a thin line. With
+    one seed the band is the 95 % interval over prompts.
     """
     curves = {
         variant.label: [points for run in variant.runs if (points := held_out_points(run))]
@@ -117,7 +118,8 @@ def _draw_curve(
         color=look.colour,
         linestyle=look.line,
         marker=look.marker,
-        markersize=5,
+        markersize=4.5,
+        clip_on=False,
         markeredgecolor="white",
         markeredgewidth=0.8,
         label=label,

@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def batch_figure(variants: Sequence[Variant]) -> Picture | None:
-    """A row per variant: groups in the batch by source, and sampled fresh groups by outcome, over the steps."""
+    """A row per variant: groups in the batch by source, fresh groups sampled by outcome."""
     drawn = [
         variant for variant in variants if metric_over_seeds(variant.runs, "groups_fresh").exists
     ]
@@ -81,7 +81,8 @@ def _draw_outcomes(axes: Axes, variant: Variant) -> str:
     if not series[0].exists:
         return ""
     first, last = series[0].mean[0], series[0].mean[-1]
-    return f"All wrong: {percent(float(first))} of its sampled groups at the start, {percent(float(last))} at the end."
+    start, end = percent(float(first)), percent(float(last))
+    return f"All wrong: {start} of its sampled groups at the start, {end} at the end."
 
 
 def _outcome_shares(run: RunRecord) -> list[FloatArray]:
@@ -101,7 +102,7 @@ def _unverified(variant: Variant) -> bool:
 def _stack(
     axes: Axes, steps: FloatArray, stacks: Sequence[FloatArray], colours: Sequence[str]
 ) -> None:
-    """Stacked areas with one flat piece per step, so that a source that comes every few steps is seen."""
+    """Stacked areas, one flat piece per step: a source that comes every few steps stays seen."""
     width = float(np.diff(steps).mean()) if len(steps) > 1 else 1.0
     edges = np.append(steps - width / 2, steps[-1] + width / 2)
     below = np.zeros(len(steps))

@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from bapo.reporting.figures.style import FIGURE_WIDTH, PHASES, Picture, drawing, picture
+from bapo.reporting.figures.style import FIGURE_WIDTH, INK, PHASES, Picture, drawing, picture
 from bapo.reporting.text import decimal
 from bapo.reporting.variants import Variant
 
+_PALE = ("reward", "proximal", "checkpoint", "other")
 _TOKENS = {
     "generated": ("generated_tokens", "#0072B2"),
     "forward": ("forward_tokens", "#56B4E9"),
@@ -19,7 +20,7 @@ _TOKENS = {
 
 
 def phase_seconds(variant: Variant) -> dict[str, float]:
-    """Mean seconds of a step in each phase over all steps of all seeds; phases never measured are left out."""
+    """Mean seconds of a step in each phase over all seeds; those never measured are left out."""
     steps = sum(run.steps_done for run in variant.runs)
     if not steps:
         return {}
@@ -78,11 +79,11 @@ def _draw_phases(axes: Axes, row: int, seconds: dict[str, float]) -> None:
                 f"{100 * value / total:.0f}\u00a0%",
                 ha="center",
                 va="center",
-                color="white",
+                color=INK if phase in _PALE else "white",
                 fontsize=8.5,
             )
         start += value
-    axes.text(start, row, f"  {decimal(total)} s", va="center", fontsize=9)
+    axes.text(start, row, f"\u00a0\u00a0{decimal(total)}\u00a0s", va="center", fontsize=9)
 
 
 def _draw_tokens(axes: Axes, variants: Sequence[Variant]) -> str:
@@ -97,7 +98,13 @@ def _draw_tokens(axes: Axes, variants: Sequence[Variant]) -> str:
                 millions = float(np.mean(totals)) / 1e6
                 y = row + (index - 1) * height
                 axes.barh(y, millions, height=height * 0.9, color=colour)
-                axes.text(millions, y, f"  {decimal(millions)} {name}", va="center", fontsize=7.5)
+                axes.text(
+                    millions,
+                    y,
+                    f"\u00a0\u00a0{decimal(millions)}\u00a0{name}",
+                    va="center",
+                    fontsize=8,
+                )
                 words.append(f"{variant.label} {name} {decimal(millions)} million tokens")
     _name_rows(axes, [variant.label for variant in variants])
     axes.set_title("million tokens of a run")

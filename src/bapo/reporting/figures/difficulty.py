@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
@@ -17,13 +18,17 @@ from bapo.reporting.measures import (
 )
 from bapo.reporting.variants import Variant
 
+FloatArray = npt.NDArray[np.float64]
+
+_COLUMNS = 2
+_MARGIN = 0.27  # room for labels on either side, in widths of a flow
 _BAR = 0.09
 _GAP = 0.018
 _SMALLEST_LABEL = 0.012
 
 
 def difficulty_figure(variants: Sequence[Variant]) -> Picture | None:
-    """One flow per variant, and one of the base asked again, which shows what chance alone moves."""
+    """One flow per variant, and one of the base asked again: what chance alone moves."""
     runs = [run for variant in variants for run in variant.runs]
     flows = [
         (variant.label, movement)
@@ -36,21 +41,19 @@ def difficulty_figure(variants: Sequence[Variant]) -> Picture | None:
     panels = [(label, "base", "trained", movement) for label, movement in flows]
     if control is not None:
         panels.append(("chance alone", "base", "base again", control))
-    columns = min(len(panels), 4)
+    columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
-    with drawing(FIGURE_WIDTH, 4.4 * rows if len(panels) <= 2 else 3.7 * rows) as figure:
+    with drawing(FIGURE_WIDTH, (4.4 if rows == 1 else 3.5) * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid:
             axes.axis("off")
         for axes, panel in zip(grid, panels, strict=False):
-            _draw_flow(axes, *panel, wide=len(panels) <= 2)
+            _draw_flow(axes, *panel)
         words = (_in_words(label, after, movement) for label, _, after, movement in panels)
         return picture(figure, "Flow diagrams of difficulty levels. " + " ".join(words))
 
 
-def _draw_flow(
-    axes: Axes, title: str, before: str, after: str, movement: Movement, *, wide: bool
-) -> None:
+def _draw_flow(axes: Axes, title: str, before: str, after: str, movement: Movement) -> None:
     """Stacked levels on both sides, hardest at the bottom, and a ribbon for each pair of levels."""
     counts = movement.counts / movement.counts.sum()
     colours = _colours(movement.levels)
@@ -73,31 +76,29 @@ def _draw_flow(
     axes.text(0, head, before, ha="left", color=MUTED, fontsize=8.5)
     axes.text(1, head, after, ha="right", color=MUTED, fontsize=8.5)
     axes.text(0.5, head, title, ha="center", color=INK, fontsize=9.5, fontweight="bold")
-    margin = 0.24 if wide else 0.36
-    axes.set_xlim(-margin, 1 + margin)
+    axes.set_xlim(-_MARGIN, 1 + _MARGIN)
     axes.set_ylim(-0.02, head + 0.06)
 
 
 def _label_side(
-    axes: Axes, movement: Movement, shares: np.ndarray, bottoms: np.ndarray, *, is_left: bool
+    axes: Axes, movement: Movement, shares: FloatArray, bottoms: FloatArray, *, is_left: bool
 ) -> None:
     for level, share, bottom in zip(movement.levels, shares, bottoms, strict=True):
         if share < _SMALLEST_LABEL:
             continue
-        number = f"{level.label} right" if is_left else f"{level.label} right"
         axes.text(
             -0.02 if is_left else 1.02,
             bottom + share / 2,
-            f"{number}  {100 * share:.0f}\u00a0%",
+            f"{level.label} right\u00a0\u00a0{100 * share:.0f}\u00a0%",
             ha="right" if is_left else "left",
             va="center",
             fontsize=8.5,
         )
 
 
-def _bottoms(shares: np.ndarray) -> np.ndarray:
+def _bottoms(shares: FloatArray) -> FloatArray:
     """Where each level's bar starts, with a gap between levels."""
-    return np.concatenate([[0], np.cumsum(shares[:-1])]) + _GAP * np.arange(len(shares))
+    return np.cumsum(shares) - shares + _GAP * np.arange(len(shares))
 
 
 def _ribbon(start: float, end: float, share: float, colour: str) -> PathPatch:

@@ -88,7 +88,7 @@ def _draw_metric(
             mean,
             color=look.colour,
             linestyle=look.line,
-            lw=1.5,
+            lw=1.3,
             marker=marker,
             label=variant.label,
         )
@@ -128,7 +128,8 @@ def _draw_band(axes: Axes, variant: Variant, styles: Mapping[str, Look], *, seve
     axes.legend(loc="upper left", ncols=2, fontsize=8)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.25)
     first = f"{decimal(low.mean[0])} to {decimal(high.mean[0])}"
-    return f"Reuse band: {first} at the start, {decimal(low.mean[-1])} to {decimal(high.mean[-1])} at the end."
+    last = f"{decimal(low.mean[-1])} to {decimal(high.mean[-1])}"
+    return f"Reuse band: {first} at the start, {last} at the end."
 
 
 def _has_buffers(variant: Variant) -> bool:

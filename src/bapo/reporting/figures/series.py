@@ -1,7 +1,8 @@
 """Metrics of several seeds on common steps, few enough to draw."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,7 @@ def metric_over_seeds(runs: Sequence[RunRecord], name: str) -> Series:
 
 
 def binned(values: FloatArray, stretch: int) -> FloatArray:
-    """`(ceil(S / stretch),)` means of `stretch` values each, gaps left out; NaN where all are gaps."""
+    """`(ceil(S / stretch),)` means of `stretch` values each, gaps left out."""
     if stretch == 1 or not len(values):
         return values
     padding = -len(values) % stretch
@@ -73,7 +74,9 @@ def binned(values: FloatArray, stretch: int) -> FloatArray:
     return ignoring_gaps(np.mean, padded.T)
 
 
-def ignoring_gaps(reduce: "np.ufunc | object", table: FloatArray) -> FloatArray:
-    """`reduce` over the rows of each column of `(R, P)`, NaN left out; NaN where a column has nothing else."""
+def ignoring_gaps(reduce: Callable[..., Any], table: FloatArray) -> FloatArray:
+    """`(P,)` from `(R, P)`: `reduce` over each column without its NaNs; NaN if nothing is left."""
     masked = np.ma.masked_invalid(table)
-    return np.asarray(reduce(masked, axis=0).filled(np.nan)) if masked.size else np.zeros(0)  # type: ignore[operator]
+    if not masked.size:
+        return np.zeros(0)
+    return np.ma.filled(reduce(masked, axis=0), np.nan)

@@ -1,8 +1,8 @@
 """The look of the figures, and how one becomes an image inside the page.
 
-Colours are Okabe and Ito's palette and tints of it, told apart with any common colour blindness and always doubled by a line
-style, a marker or a label. Figures are SVG with their text as text in the reader's own font; matplotlib lays it out with a wider
-one, so that nothing overlaps.
+Colours are Okabe and Ito's palette and tints of it, told apart with any common colour blindness and
+always doubled by a line style, a marker or a label. Figures are SVG with their text as text in the
+reader's own font; matplotlib lays it out with a wider one, so that nothing overlaps.
 """
 
 import base64
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ _OTHER_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#7b5ea7", "#8a6d3b", "#4d596
 _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-_RC = {
+_RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bapo",
     "text.parse_math": False,
@@ -81,6 +82,7 @@ _RC = {
     "lines.linewidth": 2,
     "legend.frameon": False,
     "legend.fontsize": 9,
+    "figure.constrained_layout.h_pad": 0.09,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
@@ -116,7 +118,7 @@ class Picture:
 
 def looks(variants: Sequence[Variant]) -> dict[str, Look]:
     """A colour, line style and marker for each variant's label, stable for the named presets."""
-    spare = [colour for colour in _OTHER_COLOURS]
+    spare = list(_OTHER_COLOURS)
     styles: dict[str, Look] = {}
     taken: set[str] = set()
     for index, variant in enumerate(variants):
@@ -132,7 +134,7 @@ def looks(variants: Sequence[Variant]) -> dict[str, Look]:
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Figure]:
-    """A figure of `width` x `height` inches in the page's style; nothing of it stays in matplotlib's state."""
+    """A figure of `width` x `height` inches in the page's style; no global state keeps it."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)

@@ -63,40 +63,46 @@ def unsolved_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> 
     rows = [(variant, share) for variant in variants if (share := solved_share(variant))]
     if not rows:
         return None
+    bars = [bar for row, pair in enumerate(rows) for bar in _bars(row, *pair, styles)]
     with drawing(FIGURE_WIDTH, 0.75 + 0.85 * len(rows)) as figure:
         axes = figure.subplots()
-        sentences = []
-        for index, (variant, solved) in enumerate(rows):
-            bars = [(index - 0.19, solved.share, solved.spread, styles[variant.label].colour)]
-            bars.append((index + 0.19, solved.control, solved.control_spread, _CONTROL))
-            names = (variant.label, "base asked again")
-            for (y, share, spread, colour), name in zip(bars, names, strict=True):
-                if math.isnan(share):
-                    continue
-                axes.barh(y, share, height=0.34, color=colour)
-                end = share
-                if spread is not None:
-                    axes.plot([spread.low, spread.high], [y, y], color=INK, linewidth=1.1)
-                    end = max(share, spread.high)
-                axes.text(end + 0.008, y, f"{percent(share)}  {name}", va="center", fontsize=9)
-                sentences.append(f"{name}: {percent(share)}.")
-        axes.set_yticks([])
+        for bar in bars:
+            axes.barh(bar.place, bar.share, height=0.34, color=bar.colour)
+            end = bar.share
+            if bar.spread is not None:
+                ends = [bar.spread.low, bar.spread.high]
+                axes.plot(ends, [bar.place, bar.place], color=INK, linewidth=1.1)
+                end = max(end, bar.spread.high)
+            text = f"\u00a0\u00a0{percent(bar.share)}"
+            axes.text(end, bar.place, text, va="center", fontsize=9.5)
+        axes.set_yticks([bar.place for bar in bars], [bar.name for bar in bars])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_xlim(0, min(1.0, _right_end(rows) + 0.25))
+        ends = [max(bar.share, bar.spread.high if bar.spread else 0) for bar in bars]
+        axes.set_xlim(0, 1.12 * max(*ends, 0.05))
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}\u00a0%")
         axes.set_xlabel("share of the training problems that the base always failed")
-        return picture(figure, "Bars of unsolved problems solved. " + " ".join(sentences))
+        words = " ".join(f"{bar.name}: {percent(bar.share)}." for bar in bars)
+        return picture(figure, f"Bars of unsolved problems solved. {words}")
 
 
-def _right_end(rows: Sequence[tuple[Variant, SolvedShare]]) -> float:
-    ends = [
-        max(
-            share.share,
-            share.spread.high if share.spread else 0,
-            share.control_spread.high if share.control_spread else 0,
-        )
-        for _, share in rows
-    ]
-    return max(ends)
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    place: float
+    name: str
+    share: float
+    spread: Interval | None
+    colour: str
+
+
+def _bars(
+    row: int, variant: Variant, solved: SolvedShare, styles: Mapping[str, Look]
+) -> list[_Bar]:
+    """The bar of a variant and, where it was measured, the one of its control below it."""
+    colour = styles[variant.label].colour
+    bars = [_Bar(row - 0.19, variant.label, solved.share, solved.spread, colour)]
+    if not math.isnan(solved.control):
+        spread = solved.control_spread
+        bars.append(_Bar(row + 0.19, "base asked again", solved.control, spread, _CONTROL))
+    return bars
