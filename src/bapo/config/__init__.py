@@ -23,11 +23,19 @@ from bapo.config.settings import (
     TaskSettings,
     TrainingSettings,
 )
+from bapo.config.warmstart import (
+    ArchitectureSettings,
+    ColdStartSettings,
+    WarmstartRecipe,
+    load_warmstart_recipe,
+)
 
 __all__ = [
     "PRESETS",
     "SECTIONS",
     "AdaptationSettings",
+    "ArchitectureSettings",
+    "ColdStartSettings",
     "EvaluationSettings",
     "LoggingSettings",
     "Meaning",
@@ -38,8 +46,10 @@ __all__ = [
     "RolloutSettings",
     "TaskSettings",
     "TrainingSettings",
+    "WarmstartRecipe",
     "find_recipe",
     "load_recipe",
+    "load_warmstart_recipe",
     "meaning_of",
     "nearest_name",
     "parse_section",

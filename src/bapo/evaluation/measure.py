@@ -72,6 +72,11 @@ class Evaluation:
         """Share of prompts none of whose valid completions is correct."""
         return _mean([float(one.correct == 0) for one in self.prompts if one.valid])
 
+    def of_level(self, level: str | None) -> "Evaluation":
+        """The part of the evaluation that is about one difficulty level; None means all of it."""
+        kept = tuple(one for one in self.prompts if level is None or one.level == level)
+        return Evaluation(self.split, self.samples, kept, ())
+
     def as_line(self) -> dict[str, Any]:
         """The evaluation as an object of evaluation.jsonl, without what the loop adds."""
         return {

@@ -113,9 +113,7 @@ def rows_of_entry(entry: BatchEntry, step: int, settings: ObjectiveSettings) -> 
     ]
 
 
-def mini_batches(
-    batch: TrainBatch, updates: int, settings: ObjectiveSettings
-) -> list[list[Row]]:
+def mini_batches(batch: TrainBatch, updates: int, settings: ObjectiveSettings) -> list[list[Row]]:
     """The rows of each optimizer update: whole groups, dealt in turn.
 
     Args:

@@ -7,6 +7,7 @@ A mini-batch whose loss or gradient is not finite is not applied: weights, optim
 stay as they are, to the bit, and the learner counts it.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -109,9 +110,7 @@ class Learner:
         Args:
             batch: The training batch; its step sets the learning rate.
         """
-        report = UpdateReport(
-            learning_rate=learning_rate(self._training, batch.step, self._steps)
-        )
+        report = UpdateReport(learning_rate=learning_rate(self._training, batch.step, self._steps))
         minis = mini_batches(batch, self._training.updates_per_step, self._objective)
         started = perf_counter()
         self._fill_proximal([row for rows in minis for row in rows], report)
@@ -120,7 +119,7 @@ class Learner:
         started = perf_counter()
         for group in self._optimizer.param_groups:
             group["lr"] = report.learning_rate
-        sums = dict.fromkeys(SUM_NAMES, 0.0)
+        sums: dict[str, float] = {name: 0.0 for name in SUM_NAMES}
         losses: list[float] = []
         norms: list[float] = []
         for rows in minis:
@@ -211,11 +210,11 @@ class Learner:
             self._accelerator.backward(output.loss)
             total += output.loss.detach()
             added.append(output.sums)
-        norm = self._accelerator.clip_grad_norm_(
+        norm: Any = self._accelerator.clip_grad_norm_(
             self._model.parameters(), self._training.max_grad_norm
         )
         loss_value, norm_value = float(total), float(norm)
-        finite = torch.isfinite(torch.tensor([loss_value, norm_value])).all()
+        finite = math.isfinite(loss_value) and math.isfinite(norm_value)
         if finite:
             self._optimizer.step()
             _add(sums, added)
@@ -233,9 +232,7 @@ class Learner:
     def _forward(self, micro: MicroBatch) -> TokenLogps:
         """Log-probabilities and entropies `(N, T)` of a micro-batch's targets."""
         kept = micro.token_ids.shape[1] - micro.first
-        logits = self._model(
-            input_ids=micro.token_ids, use_cache=False, logits_to_keep=kept
-        ).logits
+        logits = self._model(input_ids=micro.token_ids, use_cache=False, logits_to_keep=kept).logits
         return token_logps(logits[:, :-1], micro.targets, micro.temperatures)
 
 

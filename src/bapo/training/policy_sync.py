@@ -40,6 +40,7 @@ class EnginePolicies:
         self._delayed = DelayedPolicy(sync_every)
         self._probe = probe
         self._tolerance = tolerance
+        self._behavior: int | None = None
 
     def behavior(self, step: int) -> int:
         """The version that fresh groups of a step come from, ready in the engine.
@@ -48,7 +49,8 @@ class EnginePolicies:
             StaleEngineError: The engine's log-probabilities are not the learner's.
         """
         if self._delayed.sync(step, self._learner.weights):
-            self._publish(step - 1, self._delayed.weights)
+            self._behavior = step - 1
+            self._publish(self._behavior, self._delayed.weights)
         return self._delayed.version
 
     def current(self, step: int) -> int:
@@ -70,11 +72,12 @@ class EnginePolicies:
         """Puts back what `state_dict` gave, in the engine too."""
         self._delayed.load_state_dict(state)
         if self._delayed.weights:
-            self._engine.publish(self._delayed.version, self._delayed.weights, share=True)
+            self._behavior = self._delayed.version
+            self._engine.publish(self._behavior, self._delayed.weights, share=True)
 
     def _publish(self, version: int, weights: Mapping[str, Any]) -> None:
         for held in self._engine.versions:
-            if held != self._delayed.version:
+            if held != self._behavior:
                 self._engine.forget(held)
         self._engine.publish(version, weights, share=True)
         rows = [_row(prompt, completion) for prompt, completion in self._probe]

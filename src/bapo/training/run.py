@@ -15,7 +15,7 @@ from bapo.errors import SettingError
 from bapo.evaluation import Evaluation, UnsolvedReport, evaluate, unsolved_report
 from bapo.reward import VerifierPool, check_verifier, verify_rollouts
 from bapo.rollout import EmbeddedEngine, Policy, load_policy, probe_rows
-from bapo.tasks import Task, build_task
+from bapo.tasks import Task, build_task, verifier_name
 from bapo.training.learner import Learner
 from bapo.training.loop import Loop, StepRecord
 from bapo.training.policy_sync import EnginePolicies
@@ -213,7 +213,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     engine = EmbeddedEngine.of_policy(policy, recipe.rollout)
     data = read_data(recipe, task)
     engine.encoder.check([*data.training, *data.held_out])
-    pool = stack.enter_context(VerifierPool(verifier_name(recipe, task), recipe.reward))
+    pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
     check_verifier(pool, [*data.training, *data.held_out])
 
     device = next(policy.model.parameters()).device
@@ -248,9 +248,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
 
     loop = Loop(
         recipe=recipe,
-        stream=PromptStream(
-            data.training, seed=recipe.seed, smallest=recipe.training.batch_groups
-        ),
+        stream=PromptStream(data.training, seed=recipe.seed, smallest=recipe.training.batch_groups),
         policies=policies,
         engine=engine,
         verify=verify,
@@ -270,18 +268,3 @@ def read_data(recipe: Recipe, task: Task) -> RunData:
     training = task.training_prompts()
     held_out = task.evaluation_prompts(recipe.evaluation.prompts)
     return RunData(training, held_out, training[: recipe.evaluation.training_prompts])
-
-
-def verifier_name(recipe: Recipe, task: Task) -> str:
-    """The recipe's verifier, or the task's own.
-
-    Raises:
-        SettingError: There is neither.
-    """
-    name = recipe.reward.verifier or task.verifier
-    if not name:
-        raise SettingError(
-            f"The task '{task.name}' brings no verifier: set 'reward.verifier' to "
-            "module:function or file.py:function."
-        )
-    return name

@@ -15,6 +15,7 @@ import torch
 from bapo.config import Recipe, write_recipe
 from bapo.errors import RunFolderError
 
+RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.jsonl"
 EXAMPLES = "examples.jsonl"
@@ -50,7 +51,7 @@ class RunFolder:
                 raise RunFolderError(
                     f"The folder '{path}' is not empty; name another with --output, or remove it."
                 )
-            write_recipe(recipe, path / "recipe.yaml")
+            write_recipe(recipe, path / RECIPE)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise RunFolderError(f"The folder '{path}' cannot be written to: {error}.") from error
         folder = cls(path)

@@ -14,14 +14,12 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import (
-    LlamaConfig,
-    PretrainedConfig,
+    AutoConfig,
+    AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
     set_seed,
 )
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from bapo.config.warmstart import ArchitectureSettings, WarmstartRecipe
 from bapo.tasks.base import WorkedTask
@@ -55,8 +53,8 @@ def small_decoder(
     settings: ArchitectureSettings, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> PreTrainedModel:
     """A decoder with fresh weights, drawn from `seed`."""
-    kinds: dict[str, type[PretrainedConfig]] = {"llama": LlamaConfig, "qwen2": Qwen2Config}
-    config = kinds[settings.kind](
+    config = AutoConfig.for_model(
+        settings.kind,
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
         intermediate_size=settings.feed_forward,
@@ -96,7 +94,8 @@ def warmstart(
         The output folder.
     """
     tokenizer = character_tokenizer(task.alphabet, recipe.model.positions)
-    model = small_decoder(recipe.model, tokenizer, recipe.seed).to(torch.device(device))
+    model = small_decoder(recipe.model, tokenizer, recipe.seed)
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     settings = recipe.training
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -116,7 +115,7 @@ def warmstart(
             part["lr"] = settings.learning_rate * min(1.0, step / max(1, settings.warmup_steps))
         optimizer.step()
         optimizer.zero_grad()
-        report(step, float(loss))
+        report(step, loss.item())
     return _save(model, tokenizer, recipe, output)
 
 
@@ -129,7 +128,7 @@ def _pad(
         for prompt, completion in examples
     ]
     longest = max(len(prompt) + len(completion) for prompt, completion in rows)
-    tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    tokens = torch.zeros((len(rows), longest), dtype=torch.long)
     labels = torch.full((len(rows), longest), _IGNORED)
     for row, (prompt, completion) in enumerate(rows):
         end = len(prompt) + len(completion)

@@ -1,0 +1,49 @@
+"""The command line: one file per command, and one place that turns errors into exit codes."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from bapo.cli.compare import compare
+from bapo.cli.demo import demo
+from bapo.cli.evaluate import evaluate
+from bapo.cli.inspect import inspect
+from bapo.cli.report import report
+from bapo.cli.train import train
+from bapo.cli.warmstart import warmstart
+from bapo.errors import BapoError
+
+app = typer.Typer(
+    name="bapo",
+    help="Off-policy reinforcement learning with verifiable rewards (BAPO, arXiv 2602.20722).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command()(compare)
+app.command(name="eval")(evaluate)
+app.command()(report)
+app.command(name="inspect")(inspect)
+app.command()(warmstart)
+app.command()(demo)
+
+
+def main() -> None:
+    """Runs the command line.
+
+    Exit codes: 0 success, 1 a failed run, 2 the user's mistake, 3 a run that stopped itself.
+    """
+    try:
+        app()
+    except BapoError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]bapo:[/] {_escaped(error)}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _escaped(error: BapoError) -> str:
+    return str(error).replace("[", r"\[")

@@ -1,0 +1,63 @@
+"""`bapo eval`: pass@1, pass@K and unsolved problems of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bapo.cli.options import Overrides, console, quiet_libraries
+from bapo.config import read_yaml, resolve_recipe
+from bapo.errors import SettingError
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model, or a run folder.")],
+    overrides: Overrides = None,
+    task: Annotated[str, typer.Option(help="The task; a run folder brings its own.")] = "",
+    samples: Annotated[int, typer.Option(min=1, help="K: completions per problem.")] = 8,
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Temperature of the sampling.")] = 1.0,
+) -> None:
+    """Measure a model on a task's held-out problems.
+
+    Example: bapo eval embedded:countdown --task countdown-4 --samples 8
+    """
+    folder = Path(model)
+    content = {"model": model}
+    if (folder / "recipe.yaml").is_file():
+        content = {**read_yaml(folder / "recipe.yaml"), "model": str(folder / "model")}
+    if task:
+        content["task"] = task
+    if "task" not in content:
+        raise SettingError("Name the task with --task, such as --task countdown-4.")
+    recipe = resolve_recipe(content, [f"evaluation.temperature={temperature}", *(overrides or ())])
+    from bapo.cli.progress import percent
+    from bapo.evaluation.standalone import EvaluationRequest, evaluate_model
+    from bapo.tasks import build_task, verifier_name
+
+    quiet_libraries()
+    built = build_task(recipe.task)
+    result = evaluate_model(
+        recipe.model,
+        built,
+        verifier_name(recipe.reward, built),
+        EvaluationRequest(prompts, samples, seed, recipe.evaluation.temperature),
+        rollout=recipe.rollout,
+        reward=recipe.reward,
+    )
+    table = Table(title=f"{model} on {built.name}", title_justify="left", header_style="bold")
+    for name in ("level", "problems", "pass@1", f"pass@{samples}", "unsolved"):
+        table.add_column(name, justify="left" if name == "level" else "right")
+    levels = sorted({one.level for one in result.prompts if one.level})
+    for level in [*levels, None] if len(levels) > 1 else [None]:
+        part = result.of_level(level)
+        table.add_row(
+            level or "all",
+            str(len(part.prompts)),
+            percent(part.pass_at_1),
+            percent(part.pass_at_k),
+            percent(part.all_wrong_share),
+        )
+    console.print(table)

@@ -1,0 +1,31 @@
+"""`bapo train`: one run."""
+
+from typing import Annotated
+
+import typer
+
+from bapo.cli.options import Output, Overrides, console, quiet_libraries
+from bapo.config import load_recipe
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Overrides = None,
+    output: Output = ...,  # pyright: ignore[reportArgumentType]
+) -> None:
+    """Train a policy as a recipe says.
+
+    Example: bapo train countdown algorithm=bapo steps=60 --output runs/countdown
+    """
+    resolved = load_recipe(recipe, overrides or ())
+    from bapo.cli.progress import TerminalProgress, percent
+    from bapo.training import train as run_training
+
+    quiet_libraries()
+    with TerminalProgress(resolved.algorithm, console) as progress:
+        summary = run_training(resolved, output, progress=progress)
+    console.print(
+        f"Held-out pass@1: {percent(summary['held_out_before'])} before, "
+        f"{percent(summary['held_out_after'])} after. Wrote [bold]{output}[/]; "
+        f"look at it with: bapo report {output} --output report.html"
+    )
