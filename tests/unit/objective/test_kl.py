@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from bapo.objective import behavior_kl
@@ -39,6 +40,7 @@ def test_literal_values_and_gradients_of_the_unweighted_estimator():
     )
 
 
+@effort(deadline=None)
 @given(
     st.lists(st.floats(-3, 3), min_size=5, max_size=5),
     st.lists(st.floats(-3, 3), min_size=5, max_size=5),

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,6 +43,7 @@ def test_literal_gradient_at_temperature_two():
     torch.testing.assert_close(logits.grad, torch.tensor([[[0.375, -0.375]]]))
 
 
+@effort(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 5),

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from bapo.config import ObjectiveSettings
@@ -216,6 +217,7 @@ def test_a_nan_that_counts_reaches_the_loss(field):
     assert total_loss(inputs).loss.isnan()
 
 
+@effort(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 9),
