@@ -292,6 +292,14 @@ def test_an_entropy_that_is_not_known_is_not_reported_as_zero():
     assert objective_metrics(output.sums)["entropy"] is None
 
 
+def test_proximal_and_behavior_are_constants_even_where_the_caller_forgot_to_detach():
+    settings = ObjectiveSettings(kl_coefficient=0.5)
+    policy = leaf([[-1.0, -2.0]])
+    inputs = loss_inputs(policy, proximal=policy, behavior=policy, advantages=[1.0])
+    total_loss(inputs, settings).loss.backward()
+    assert policy.grad.tolist() == [[-0.5, -0.5]]
+
+
 def test_inputs_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match="per-row"):
         loss_inputs(leaf([[0.0, 0.0]]), advantages=[[1.0, 1.0]])
