@@ -122,9 +122,9 @@ def _finite(value: Any) -> float | None:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: its type, and the value itself where that is short."""
+    """A value in a message: its type, after the value itself where that is short."""
     if value is None or isinstance(value, (bool, float)):
         return repr(value)
     if isinstance(value, (str, int)) and sys.getsizeof(value) < 200:
-        return f"{value!r} (a {type(value).__name__})"
-    return f"a {type(value).__name__}"
+        return f"{value!r} of type {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

@@ -156,8 +156,9 @@ def expression_reaches(text: str, numbers: Sequence[int], target: int, *, use_al
 
 def tagged_answer(text: str) -> str | None:
     """What stands in the last closed answer tag, or else after the last open one."""
-    end = text.rfind(_CLOSE)
-    start = text.rfind(_OPEN, 0, end) if end >= 0 else text.rfind(_OPEN)
+    start = text.rfind(_OPEN, 0, max(0, text.rfind(_CLOSE)))
+    if start < 0:
+        start = text.rfind(_OPEN)
     if start < 0:
         return None
-    return text[start + len(_OPEN) : end] if end >= 0 else text[start + len(_OPEN) :]
+    return text[start + len(_OPEN) :].partition(_CLOSE)[0]
