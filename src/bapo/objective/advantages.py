@@ -12,8 +12,8 @@ def group_advantages(scores: Tensor, *, scale: bool, epsilon: float) -> Tensor:
     standard deviation plus 1e-4 instead.
 
     A group whose scores are all equal gets exactly zero. That is decided by comparing the scores
-    and not by the arithmetic: the mean of eight float32 values 0.1 need not be 0.1, and the
-    division would turn its rounding error into an advantage.
+    and not by the arithmetic: the mean of equal values need not be that value, and divided by
+    `epsilon` the rounding error would pass for an advantage.
 
     Args:
         scores: `(N, G)` groups x completions, finite.

@@ -35,8 +35,9 @@ def test_groups_do_not_see_one_another():
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -0.3, 1e-30, 3e38])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 1000])
-def test_equal_scores_give_exactly_zero(value, size, scale):
-    scores = torch.full((2, size), value, dtype=torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_scores_give_exactly_zero(value, size, scale, dtype):
+    scores = torch.full((2, size), value, dtype=dtype)
     advantages = group_advantages(scores, scale=scale, epsilon=1e-6)
     assert torch.equal(advantages, torch.zeros(2, size))
 
