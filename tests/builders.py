@@ -1,5 +1,6 @@
 """Small builders of the shared records, so that a test states only what it is about."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,3 +147,20 @@ def make_group(
 def make_batch(step: int, *entries: tuple[Group, Source]) -> TrainBatch:
     """A training batch of the given groups and sources."""
     return TrainBatch(step, tuple(BatchEntry(group, source) for group, source in entries))
+
+
+def through_disk(tree: Any) -> Any:
+    """A state tree as JSON and arrays, apart and together again, as a checkpoint keeps it."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def detach(value: Any) -> dict[str, str]:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{value!r} is neither a plain value nor an array.")
+        name = str(len(arrays))
+        arrays[name] = value.copy()
+        return {"__array__": name}
+
+    def attach(value: dict[str, Any]) -> Any:
+        return arrays[value["__array__"]] if set(value) == {"__array__"} else value
+
+    return json.loads(json.dumps(tree, default=detach), object_hook=attach)

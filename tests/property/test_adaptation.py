@@ -11,6 +11,7 @@ from bapo.adaptation import BufferEventKind as Kind
 from bapo.adaptation import GroupOutcome as Outcome
 from bapo.adaptation import reuse_band
 from bapo.types import Source
+from tests.builders import through_disk
 from tests.property.scripts import adaptation_settings, play, play_step, scripts
 
 many = settings(max_examples=80, deadline=None)
@@ -251,7 +252,7 @@ def test_a_restored_state_goes_on_exactly_as_the_original(script, data):
     stop = data.draw(st.integers(0, len(script.fresh)))
     for step in range(1, stop + 1):
         play_step(original, script, step)
-    restored.load_state_dict(original.state_dict())
+    restored.load_state_dict(through_disk(original.state_dict()))
     assert restored.metrics() == original.metrics()
     going_on = play(original, script, stop + 1)
     resumed = play(restored, script, stop + 1)

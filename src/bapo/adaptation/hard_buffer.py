@@ -28,11 +28,10 @@ class HardBuffer:
     """First-in-first-out queue of prompts with correctness rate mu <= c1.
 
     Life cycle: a prompt enters at the tail when a fresh group of it has mu <= c1, and moves to the
-    tail when that happens again. It leaves when any group of it, fresh or retried, has mu > c1;
-    this also clears its count of failed retries. A retried group with mu <= c1 leaves it in its
-    place and counts. At `max_retries` failures a prompt without any right answer so far is retired:
-    it leaves and is not taken in again, unless a later fresh group holds a right answer, which
-    reinstates it.
+    tail when that happens again. It leaves when any group of it, fresh or retried, has mu > c1. A
+    retried group with mu <= c1 leaves it in its place and is a failed retry. These are counted for
+    prompts without any right answer so far; at `max_retries` such a prompt is retired: it leaves
+    and is not taken in again, unless a later fresh group holds a right answer, which reinstates it.
 
     Capacity: beyond `capacity` prompts, those at the head are evicted. An evicted prompt keeps its
     count, so that prompts which come and go can still reach retirement.
@@ -129,25 +128,26 @@ class HardBuffer:
             prompt_id, rate = group.prompt_id, group.correctness_rate
             if rate > 0:
                 self._ever_right.add(prompt_id)
+                self._failed_retries.pop(prompt_id, None)
                 if self._retired.pop(prompt_id, None):
                     events.append(_event(BufferEventKind.HARD_REINSTATED, prompt_id, step, rate))
             if rate > self._threshold:
                 solvable.add(prompt_id)
-                self._failed_retries.pop(prompt_id, None)
                 if self._entries.pop(prompt_id, None):
                     events.append(_event(BufferEventKind.HARD_LEFT, prompt_id, step, rate))
         return solvable, events
 
     def _count_failure(self, step: int, group: Group) -> list[BufferEvent]:
         prompt_id, rate = group.prompt_id, group.correctness_rate
-        failures = self._failed_retries.get(prompt_id, 0) + 1
         events = [_event(BufferEventKind.RETRY_FAILED, prompt_id, step, rate)]
-        if failures < self._max_retries or prompt_id in self._ever_right:
+        self._entries[prompt_id] = _Entry(group.rollout.prompt, rate)
+        if prompt_id in self._ever_right:
+            return events
+        failures = self._failed_retries.pop(prompt_id, 0) + 1
+        if failures < self._max_retries:
             self._failed_retries[prompt_id] = failures
-            self._entries[prompt_id] = _Entry(group.rollout.prompt, rate)
             return events
         del self._entries[prompt_id]
-        self._failed_retries.pop(prompt_id, None)
         self._retired[prompt_id] = SuspectPrompt(prompt_id, failures, step)
         return [*events, _event(BufferEventKind.HARD_RETIRED, prompt_id, step, rate)]
 

@@ -2,7 +2,7 @@ import pytest
 
 from bapo.adaptation import BufferEventKind as Kind
 from bapo.adaptation import HardBuffer, SuspectPrompt
-from tests.builders import make_group
+from tests.builders import make_group, through_disk
 
 WRONG, ONE_OF_8, TWO_OF_8 = "00000000", "10000000", "11000000"
 
@@ -150,6 +150,29 @@ def test_failed_retries_are_remembered_across_eviction():
     fill(buffer, "a", step=3)
     buffer.observe(4, [], [make_group("a", WRONG)])
     assert [suspect.prompt_id for suspect in buffer.suspects] == ["a"]
+
+
+def test_a_restored_buffer_has_forgotten_nothing():
+    buffer, restored = make_buffer(max_retries=2), make_buffer(max_retries=2)
+    fill(buffer, "suspect", "once right", "failed once")
+    retried = [make_group("suspect", WRONG), make_group("once right", ONE_OF_8)]
+    buffer.observe(2, [], [*retried, make_group("failed once", WRONG)])
+    buffer.observe(4, [make_group(x, WRONG) for x in "ab"], [make_group("suspect", WRONG)])
+    restored.load_state_dict(through_disk(buffer.state_dict()))
+    assert restored.suspects == (SuspectPrompt("suspect", failed_retries=2, step=4),)
+    assert ids(restored) == ["failed once", "a", "b"]
+    assert restored.evicted_last_step == 1
+    assert fill(restored, "suspect", step=5) == []
+    fill(restored, "once right", step=5)  # evicts the one that failed once, whose count remains
+    fill(restored, "failed once", step=6)
+    for step in (7, 8):
+        restored.observe(step, [], [make_group(name, WRONG) for name in ids(restored)])
+    assert ids(restored) == ["once right"]
+    assert [(one.prompt_id, one.step) for one in restored.suspects] == [
+        ("suspect", 4),
+        ("failed once", 7),
+        ("b", 8),
+    ]
 
 
 def test_the_rate_of_a_prompt_is_the_last_it_showed():

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -13,23 +11,13 @@ from bapo.types import (
     Verdict,
     VerdictStatus,
 )
-from tests.builders import make_completion, make_group, make_prompt, make_rollout
-
-
-def through_disk(tree):
-    """The tree as JSON and arrays, apart and together again, as a checkpoint keeps it."""
-    arrays = {}
-
-    def detach(value):
-        if isinstance(value, np.ndarray):
-            arrays[str(len(arrays))] = value.copy()
-            return {"array": str(len(arrays) - 1)}
-        raise TypeError(f"{value!r} is neither a plain value nor an array")
-
-    def attach(value):
-        return arrays[value["array"]] if set(value) == {"array"} else value
-
-    return json.loads(json.dumps(tree, default=detach), object_hook=attach)
+from tests.builders import (
+    make_completion,
+    make_group,
+    make_prompt,
+    make_rollout,
+    through_disk,
+)
 
 
 def assert_same_group(left, right):
