@@ -148,7 +148,8 @@ def _report(
     print(
         f"{arguments.architecture}, {parameters / 1e6:.2f} M parameters, "
         f"{arguments.groups} prompts x {arguments.group_size}, "
-        f"up to {arguments.new_tokens} tokens, {torch.get_num_threads()} threads, {arguments.repeats} repeats"
+        f"up to {arguments.new_tokens} tokens, {torch.get_num_threads()} threads, "
+        f"{arguments.repeats} repeats"
     )
     for name, column in (("sampler", 0), ("generate", 1)):
         median = statistics.median(pair[column] for pair in rates)

@@ -19,7 +19,7 @@ from bapo.rollout.loading import Policy, load_policy
 CHARACTERS = "0123456789+-*/=>,;() \nabcdefgh"
 END = 1
 
-# Every shape that the sampler must know: plain, biased, normed queries, tied, partly rotated, windowed.
+# Biased, normed, tied, partly rotated and windowed attention; learned positions.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2},

@@ -5,6 +5,7 @@ compared with the sampler's, token by token, and dropout noise in either would l
 off-policyness.
 """
 
+import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,11 +21,13 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from bapo.config.settings import ModelSettings
 from bapo.errors import ModelError
 
+_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
 EMBEDDED_PREFIX = "embedded:"
 # What transformers raises for files that are missing, incomplete or malformed, or without a Hub.
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -117,7 +120,7 @@ def resolve_location(path: str) -> str:
             raise ModelError(f"There is no model '{path}'; the embedded models are: {known}.")
         return str(resources.files("bapo").joinpath("assets", name))
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if path and folder.is_dir():
         return str(folder)
     looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
     if looks_like_folder or not path:
@@ -178,7 +181,7 @@ def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig
 
 def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Any = _tokenizer_class(location).from_pretrained(
             location, trust_remote_code=settings.trust_remote_code
         )
     except _UNREADABLE as error:
@@ -186,11 +189,6 @@ def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokeniz
             f"The tokenizer of the model '{settings.path}' is missing or unreadable, so save it "
             f"beside the model with tokenizer.save_pretrained: {_first_sentence(error)}"
         ) from error
-    if len(tokenizer) == 0:
-        raise ModelError(
-            f"The tokenizer of the model '{settings.path}' has an empty vocabulary; save it beside "
-            "the model with tokenizer.save_pretrained."
-        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(
@@ -199,6 +197,28 @@ def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokeniz
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _tokenizer_class(location: str) -> Any:
+    """What reads a tokenizer: the plain class where a folder names it, else AutoTokenizer.
+
+    For some architectures, Qwen2 among them, transformers replaces the class that a folder names by
+    the architecture's own, which reads another tokenizer's files wrongly without a word.
+
+    Raises:
+        OSError: A folder has no tokenizer; transformers would make up an empty one.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return AutoTokenizer
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise OSError("the folder has no tokenizer files")
+    declared = folder / "tokenizer_config.json"
+    if declared.is_file() and (folder / "tokenizer.json").is_file():
+        content = json.loads(declared.read_text(encoding="utf-8"))
+        if content.get("tokenizer_class") == "TokenizersBackend":
+            return PreTrainedTokenizerFast
+    return AutoTokenizer
 
 
 def _check_vocabulary(

@@ -64,7 +64,7 @@ def check_engine(
     if not largest <= tolerance:
         raise StaleEngineError(
             f"The engine's log-probabilities for policy version {version} differ from the "
-            f"learner's by up to {largest:.3g}, more than 'rollout.probe_tolerance' = {tolerance:g}; "
-            "it does not sample from the published weights."
+            f"learner's by up to {largest:.3g}, more than {tolerance:g} "
+            "('rollout.probe_tolerance'); it does not sample from the published weights."
         )
     return largest

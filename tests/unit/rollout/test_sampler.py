@@ -200,7 +200,7 @@ def test_a_stop_string_of_several_tokens_ends_a_completion_and_is_cut_from_its_t
         if place >= 0:
             hits += 1
             assert one.finish_reason is FinishReason.STOP
-            assert len(one.token_ids) == place + 2
+            assert sum(token > END for token in one.token_ids) == place + len(stop)
     assert hits >= 1
 
 
@@ -217,7 +217,8 @@ def test_the_earliest_of_several_stop_strings_wins():
 def test_completions_longer_than_one_block_of_random_numbers_are_the_same_in_any_batch():
     policy = tiny_policy(initializer_range=0.02)
     engine = tiny_engine(policy, max_new_tokens=100)
-    together, alone = sample(engine), sample(engine, PROMPTS[1:2])
+    together = sample(engine, group_size=32)
+    alone = sample(engine, PROMPTS[1:2], group_size=32)
     assert max(len(one.token_ids) for one in together[1].completions) > 64
     assert same_completions(together[1:2], alone)
 

@@ -1,0 +1,48 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bapo.rollout.batching import Row, pad_left, pad_right, plan_batches
+
+
+def test_rows_stand_sorted_by_prompt_length_in_batches_that_fit():
+    # Widths 2+4 = 6 and 5+4 = 9: a budget of 18 holds 3 rows of the first or 2 of the second.
+    batches = list(plan_batches([5, 2], group_size=2, new_tokens=4, token_budget=18))
+    assert batches == [[Row(1, 0), Row(1, 1)], [Row(0, 0), Row(0, 1)]]
+
+
+def test_a_group_larger_than_the_budget_is_split():
+    batches = list(plan_batches([2], group_size=3, new_tokens=4, token_budget=12))
+    assert batches == [[Row(0, 0), Row(0, 1)], [Row(0, 2)]]
+
+
+def test_a_row_larger_than_the_budget_goes_alone():
+    assert list(plan_batches([9], 2, 4, 5)) == [[Row(0, 0)], [Row(0, 1)]]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 20), max_size=12),
+    group_size=st.integers(1, 6),
+    new_tokens=st.integers(1, 10),
+    budget=st.integers(1, 120),
+)
+def test_every_row_stands_in_one_batch_and_no_batch_exceeds_the_budget(
+    lengths, group_size, new_tokens, budget
+):
+    batches = list(plan_batches(lengths, group_size, new_tokens, budget))
+    rows = [row for batch in batches for row in batch]
+    expected = {Row(prompt, index) for prompt in range(len(lengths)) for index in range(group_size)}
+    assert len(rows) == len(expected)
+    assert set(rows) == expected
+    for batch in batches:
+        width = max(lengths[row.prompt] for row in batch) + new_tokens
+        assert len(batch) == 1 or width * len(batch) <= budget
+
+
+def test_padding_goes_before_prompts_and_behind_sequences():
+    rows = [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
+    ids, pads = pad_left(rows, 0, torch.device("cpu"))
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert pads.tolist() == [0, 2]
+    assert pad_right(rows, 9, torch.device("cpu")).tolist() == [[5, 6, 7], [8, 9, 9]]

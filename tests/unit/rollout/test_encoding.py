@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from tokenizers.processors import TemplateProcessing
+
+from bapo.errors import DataError, ModelError, SettingError
+from bapo.rollout.encoding import PromptEncoder
+from bapo.types import ChatMessage, Prompt
+from tests.rollout_models import character_tokenizer
+
+CHAT = Prompt("chat", (ChatMessage("user", "1+2"), ChatMessage("assistant", "3")), {})
+TEMPLATE = (
+    "{% for turn in messages %}{{ turn.role[0] }}({{ turn.content }}){% endfor %}"
+    "{% if add_generation_prompt %}a({% endif %}"
+)
+
+
+def encoder(tokenizer=None, *, prompt_tokens=10, positions=None, new_tokens=5) -> PromptEncoder:
+    return PromptEncoder(tokenizer or character_tokenizer(), prompt_tokens, positions, new_tokens)
+
+
+def test_plain_text_is_taken_as_it_is():
+    ids = encoder().encode(Prompt("p", "10 2\n", {}))
+    assert ids.dtype == np.int32
+    assert encoder().decode(ids) == "10 2\n"
+    assert ids.tolist() == [3, 2, 22, 4, 23]
+
+
+def test_a_start_token_is_kept_and_an_end_token_is_not_added():
+    tokenizer = character_tokenizer()
+    tokenizer.bos_token = "<pad>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A <eos>", special_tokens=[("<pad>", 0), ("<eos>", 1)]
+    )
+    assert tokenizer("1")["input_ids"] == [0, 3, 1]
+    assert encoder(tokenizer).encode(Prompt("p", "1", {})).tolist() == [0, 3]
+
+
+def test_a_chat_goes_through_the_template_up_to_the_assistants_turn():
+    tokenizer = character_tokenizer("123+u()a")
+    tokenizer.chat_template = TEMPLATE
+    made = encoder(tokenizer)
+    assert made.decode(made.encode(CHAT)) == "u(1+2)a(3)a("
+
+
+def test_a_chat_without_a_template_is_refused():
+    with pytest.raises(ModelError, match="'chat' is a chat, but the model's tokenizer has no"):
+        encoder().encode(CHAT)
+
+
+def test_decoding_leaves_special_tokens_out():
+    assert encoder().decode([3, 0, 4, 1]) == "12"
+
+
+def test_prompts_that_fit_pass_the_check():
+    encoder().check([Prompt("a", "1", {}), Prompt("b", "1" * 10, {})])
+
+
+def test_long_prompts_are_refused_with_their_names_their_number_and_the_longest():
+    prompts = [Prompt(f"p{size}", "1" * size, {}) for size in (3, 11, 12, 13, 14)]
+    with pytest.raises(DataError) as caught:
+        encoder().check(prompts)
+    assert str(caught.value).startswith(
+        "4 of 5 prompts are longer than 10 tokens (the longest has 14): 'p11', 'p12', 'p13' and "
+        "others; "
+    )
+
+
+def test_the_models_positions_limit_prompts_too():
+    made = encoder(positions=12, new_tokens=5)
+    made.check([Prompt("fits", "1" * 7, {})])
+    with pytest.raises(DataError, match="longer than 7 tokens"):
+        made.check([Prompt("long", "1" * 8, {})])
+
+
+def test_new_tokens_that_leave_no_room_for_a_prompt_are_refused():
+    with pytest.raises(SettingError, match=r"'rollout\.max_new_tokens' is 12, but the model has"):
+        encoder(positions=12, new_tokens=12)
+
+
+def test_empty_prompts_and_an_empty_list_are_refused():
+    with pytest.raises(DataError, match="1 of 2 prompts have no tokens: 'blank'"):
+        encoder().check([Prompt("a", "1", {}), Prompt("blank", "", {})])
+    with pytest.raises(DataError, match="There are no prompts"):
+        encoder().check([])

@@ -1,0 +1,150 @@
+import json
+
+import pytest
+import torch
+
+from bapo.config.settings import ModelSettings
+from bapo.errors import BapoError, ModelError
+from bapo.rollout.loading import embedded_models, load_policy, resolve_location
+from tests.rollout_models import END, character_tokenizer, save_policy, tiny_model
+
+
+def settings(path, **changes) -> ModelSettings:
+    return ModelSettings(path=str(path), **({"device": "cpu"} | changes))
+
+
+def refusal(path, **changes) -> str:
+    """The message of the refusal, which must be one sentence on one line."""
+    with pytest.raises(ModelError) as caught:
+        load_policy(settings(path, **changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert ". " not in message
+    return message
+
+
+def test_a_saved_model_comes_back_with_its_weights_in_evaluation_mode(tmp_path):
+    model = tiny_model("llama")
+    policy = load_policy(settings(save_policy(tmp_path, model)))
+    assert not policy.model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(policy.model.state_dict()[name], value)
+    assert policy.end_token_ids == (END,)
+    assert policy.max_positions == 128
+    assert policy.name == str(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma", "phi"])
+def test_the_tokenizer_reads_as_the_one_that_was_saved(tmp_path, architecture):
+    policy = load_policy(settings(save_policy(tmp_path, tiny_model(architecture))))
+    text = "3 5 7 2>22\n"
+    assert policy.tokenizer(text)["input_ids"] == character_tokenizer()(text)["input_ids"]
+    assert len(policy.tokenizer) == len(character_tokenizer())
+
+
+def test_the_number_type_is_the_one_asked_for(tmp_path):
+    save_policy(tmp_path, tiny_model())
+    policy = load_policy(settings(tmp_path, dtype="bfloat16"))
+    assert {value.dtype for value in policy.model.parameters()} == {torch.bfloat16}
+
+
+def test_dropout_is_off_even_in_training_mode(tmp_path):
+    save_policy(tmp_path, tiny_model("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5))
+    model = load_policy(settings(tmp_path)).model
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        quiet = model(ids).logits
+        assert torch.equal(quiet, model.train()(ids).logits)
+
+
+def test_all_end_tokens_of_the_generation_config_count(tmp_path):
+    model = tiny_model()
+    model.generation_config.eos_token_id = [7, END]
+    assert load_policy(settings(save_policy(tmp_path, model))).end_token_ids == (END, 7)
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    tokenizer = character_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_policy(settings(tmp_path)).tokenizer.pad_token_id == END
+
+
+def test_a_missing_folder_is_refused_in_one_sentence(tmp_path):
+    message = refusal(tmp_path / "nowhere")
+    assert "nowhere' does not exist; name a folder made by save_pretrained" in message
+
+
+def test_an_empty_name_is_refused():
+    assert "does not exist" in refusal("")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    assert "has no config.json" in refusal(tmp_path)
+
+
+def test_an_unknown_embedded_model_is_refused_and_the_known_ones_are_named():
+    message = refusal("embedded:nothing")
+    assert message.startswith("There is no model 'embedded:nothing'; the embedded models are: ")
+
+
+def test_embedded_names_lead_to_their_folder(tmp_path, monkeypatch):
+    save_policy(tmp_path / "assets" / "toy", tiny_model())
+    (tmp_path / "assets" / "not-a-model").mkdir()
+    monkeypatch.setattr("bapo.rollout.loading.resources.files", lambda package: tmp_path)
+    assert embedded_models() == ("toy",)
+    assert resolve_location("embedded:toy") == str(tmp_path / "assets" / "toy")
+    assert load_policy(settings("embedded:toy")).name == "embedded:toy"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+def test_a_missing_tokenizer_is_refused(tmp_path, architecture):
+    tiny_model(architecture).save_pretrained(tmp_path)
+    assert "tokenizer" in refusal(tmp_path)
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_refused(tmp_path):
+    save_policy(tmp_path, tiny_model())
+    character_tokenizer("0123456789abcdefghijklmnopqrstuvwxyz").save_pretrained(tmp_path)
+    assert "has token id 37, but the model has only 32 embeddings" in refusal(tmp_path)
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    save_policy(tmp_path, tiny_model())
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    assert "could not be loaded" in refusal(tmp_path)
+
+
+def test_missing_weights_are_refused(tmp_path):
+    save_policy(tmp_path, tiny_model())
+    (tmp_path / "model.safetensors").unlink()
+    assert "could not be loaded" in refusal(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_and_not_filled_with_random_numbers(tmp_path):
+    model = tiny_model()
+    weights = {name: value for name, value in model.state_dict().items() if "o_proj" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    character_tokenizer().save_pretrained(tmp_path)
+    message = refusal(tmp_path)
+    assert "lack 2 tensors, the first of them 'model.layers.0.self_attn.o_proj.weight'" in message
+
+
+@pytest.mark.parametrize("content", ["{", json.dumps({"model_type": "no-such-architecture"})])
+def test_a_config_that_cannot_be_read_is_refused(tmp_path, content):
+    save_policy(tmp_path, tiny_model())
+    (tmp_path / "config.json").write_text(content)
+    assert "could not be read" in refusal(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    save_policy(tmp_path, tiny_model())
+    assert "sees no CUDA device" in refusal(tmp_path, device="cuda")
+
+
+def test_refusals_are_errors_of_the_user():
+    assert ModelError.exit_code == 2
+    assert issubclass(ModelError, (BapoError, ValueError))
