@@ -1,0 +1,66 @@
+"""The tasks that a recipe may name. A new one is a file in this room and a line in `TASKS`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, cast
+
+from bapo.config import RewardSettings, TaskSettings, nearest_name
+from bapo.errors import SettingError
+from bapo.tasks.base import Task, WorkedTask
+from bapo.tasks.countdown import build_countdown
+from bapo.tasks.dataset import build_dataset
+
+TaskBuilder = Callable[[Mapping[str, Any]], Task]
+
+TASKS: Final[Mapping[str, TaskBuilder]] = {
+    "countdown": build_countdown,
+    "countdown-3": partial(build_countdown, numbers=(3,)),
+    "countdown-4": partial(build_countdown, numbers=(4,)),
+    "countdown-34": partial(build_countdown, numbers=(3, 4)),
+    "dataset": build_dataset,
+}
+
+
+def build_task(settings: TaskSettings) -> Task:
+    """The task that a recipe names, with its own settings checked and its data read.
+
+    Raises:
+        SettingError: There is no such task, or one of its settings is wrong.
+        DataError: Its data cannot be used.
+    """
+    if settings.name not in TASKS:
+        raise SettingError(
+            f"Unknown task '{settings.name}': {nearest_name(settings.name, [*TASKS])}"
+        )
+    return TASKS[settings.name](settings.options)
+
+
+def build_worked_task(settings: TaskSettings) -> WorkedTask:
+    """The task that a recipe names, for a cold start on its worked examples.
+
+    Raises:
+        SettingError: As `build_task`, or the task has no worked examples.
+        DataError: As `build_task`.
+    """
+    task = build_task(settings)
+    if not hasattr(task, "worked_example"):
+        raise SettingError(
+            f"The task '{settings.name}' has no worked examples for a cold start; name one that "
+            "has, such as countdown."
+        )
+    return cast("WorkedTask", task)
+
+
+def verifier_name(settings: RewardSettings, task: Task) -> str:
+    """The verifier of a run: the one that the recipe names, or else the task's own.
+
+    Raises:
+        SettingError: Neither names one.
+    """
+    name = settings.verifier or task.verifier
+    if not name:
+        raise SettingError(
+            f"'reward.verifier' is missing, and the task '{task.name}' brings none of its own: "
+            "name a function, such as my_verifier.py:verify."
+        )
+    return name
