@@ -33,7 +33,7 @@ class DatasetSettings:
     revision: str = setting("", "Hub commit or tag; empty means the newest")
     evaluation_path: str = setting("", "held-out rows, named as in `path`")
     evaluation_split: str = setting(
-        "", "Hub split of the held-out rows, of `evaluation_path` or else of `path`"
+        "", "Hub split of the held-out rows, of `evaluation_path` or else `path`; empty means train"
     )
     evaluation_share: float | None = setting(
         None,
@@ -71,7 +71,7 @@ class Dataset:
         DataError: A file cannot be read, or holds rows that cannot be used.
     """
 
-    verifier: Final = ""
+    verifier: str = ""
 
     def __init__(self, settings: DatasetSettings) -> None:
         _check_together(settings)
@@ -127,15 +127,13 @@ class Dataset:
         sides: tuple[list[Prompt], list[Prompt]] = ([], [])
         for prompt in rows.prompts.values():
             sides[_fraction("split", text_of(prompt)) < share].append(prompt)
-        for side, what, change in zip(
-            sides, ("train on", "hold out"), ("lower", "raise"), strict=True
-        ):
-            if not side:
-                raise DataError(
-                    f"Of the {len(rows.prompts)} rows of '{rows.source.name}' none is left to "
-                    f"{what} at 'task.evaluation_share' {share:g}; {change} it or name "
-                    "'task.evaluation_path'."
-                )
+        if not all(sides):
+            what, change = ("hold out", "raise") if sides[0] else ("train on", "lower")
+            raise DataError(
+                f"Of the {len(rows.prompts)} rows of '{rows.source.name}' none is left to {what} "
+                f"at a 'task.evaluation_share' of {share:g}; {change} it or name "
+                "'task.evaluation_path'."
+            )
         return sides
 
 
@@ -170,7 +168,7 @@ class _Rows:
                 prompt = builder.build(row.values)
                 first = lines.setdefault(prompt.prompt_id, row.line)
                 if first != row.line:
-                    raise UnusableRowError(builder.repeated(prompt.prompt_id, first))
+                    raise UnusableRowError(builder.repeated(prompt.prompt_id, source.place(first)))
                 rows.prompts[row.line] = prompt
             except UnusableRowError as error:
                 rows.bad.append(BadRow(row.line, str(error)))

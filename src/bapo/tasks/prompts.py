@@ -118,12 +118,12 @@ class PromptBuilder:
         name = self._named(values) if shape.id_column else _content_name(content, columns)
         return Prompt(name, content, columns, self._level(values))
 
-    def repeated(self, prompt_id: str, first: int) -> str:
-        """Why a row whose id stands in row `first` cannot be used."""
+    def repeated(self, prompt_id: str, first: str) -> str:
+        """Why a row cannot be used whose id is that of the row at `first`."""
         column = self._shape.id_column
         if column:
-            return f"it has the {column!r} {prompt_id!r}, as row {first} has; give each its own"
-        return f"it is the same as row {first}; remove one, or name them in 'task.id_column'"
+            return f"it has the {column!r} {prompt_id!r}, as {first} has; give each its own"
+        return f"it is the same as {first}; remove one, or tell them apart by 'task.id_column'"
 
     def _content(self, values: Mapping[str, Any]) -> str | tuple[ChatMessage, ...]:
         shape = self._shape

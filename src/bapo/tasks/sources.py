@@ -160,12 +160,13 @@ def _batch_values(batch: Any) -> Iterator[dict[str, Any] | None]:
 def _hub_rows(name: str, split: str, subset: str, revision: str) -> Iterator[Row | BadRow]:
     """Rows of a data set that the `datasets` library loads."""
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
         loaded: Any = datasets.load_dataset(
             name, subset or None, split=split, revision=revision or None
         )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise DataError(
             f"The split '{split}' of the data set '{name}' could not be loaded "
             f"({_in_short(error)}); check the name, the split, the subset and the network, or "
