@@ -101,7 +101,8 @@ def _write_recipe(folder: Path, script: Script) -> None:
         "transformers": "5.23.0",
         "device": "cpu",
         "cores": 2,
-        "command": f"bapo train countdown algorithm={script.algorithm} seed={script.seed}",
+        "threads": 2,
+        "command": ["bapo", "train", "countdown", f"algorithm={script.algorithm}"],
         "seed": script.seed,
         "started": "2026-09-14T10:12:31+00:00",
     }
@@ -120,11 +121,11 @@ def _chance(difficulty: np.ndarray, ability: float) -> np.ndarray:
 
 def _training(
     script: Script, generator: np.random.Generator
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, int]]:
     """metrics.jsonl, ledger.jsonl and the retired prompts of a scripted run."""
     metrics, ledger = [], []
     hard: dict[str, int] = {}
-    retired: list[str] = []
+    retired: dict[str, int] = {}
     state = {"reuse": 0.0, "r": 0.05}
     for step in range(1, script.steps + 1):
         records, record = _step(script, step, generator, hard, retired, state)
@@ -138,7 +139,7 @@ def _step(
     step: int,
     generator: np.random.Generator,
     hard: dict[str, int],
-    retired: list[str],
+    retired: dict[str, int],
     state: dict[str, float],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     wanted, size = script.batch_groups, script.group_size
@@ -172,7 +173,7 @@ def _step(
             ledger.append(_fate(step, name, "retried", "all_wrong", 0.0, step - 1))
             if hard[name] > 1 and len(retired) < 3:
                 del hard[name]
-                retired.append(name)
+                retired[name] = step
                 ledger.append(_event(step, name, "hard_retired", 0.0))
         retried = min(retried, wanted - fresh)
     for name in list(hard)[:-wanted]:
@@ -226,6 +227,7 @@ def _metrics(
     stale = (step - 1) % 5 if delayed else 0
     return {
         "step": step,
+        "epoch": step / script.steps,
         "rollouts": rollouts,
         "generated_tokens": int(rollouts * length),
         "forward_tokens": int(trained * 1.6),
@@ -234,6 +236,7 @@ def _metrics(
         **{f"seconds_{name}": value for name, value in seconds.items()},
         **{f"groups_{name}": value for name, value in counts.items()},
         "hard_buffer_size": hard,
+        "hard_buffer_evicted": 0,
         "reuse_buffer_size": int(state["reuse"]),
         "reuse_low": 0.375 * state["r"] if buffers else None,
         "reuse_high": 0.25 + 0.25 * state["r"] if buffers else None,
@@ -383,7 +386,7 @@ def _summary(
     script: Script,
     metrics: Sequence[Mapping[str, Any]],
     evaluations: Sequence[Mapping[str, Any]],
-    retired: Sequence[str],
+    retired: Mapping[str, int],
 ) -> dict[str, Any]:
     held_out = [e["pass_at_1"] for e in evaluations if e["split"] == "held_out"]
     solved = {
@@ -403,5 +406,7 @@ def _summary(
         "unsolved": len(unsolved),
         "unsolved_solved": len(unsolved & solved.get(("training", script.steps), set())),
         "unsolved_solved_by_base": len(unsolved & solved.get(("training_again", 0), set())),
-        "suspect_prompts": list(retired),
+        "suspect_prompts": [
+            {"prompt_id": name, "failed_retries": 2, "step": step} for name, step in retired.items()
+        ],
     }

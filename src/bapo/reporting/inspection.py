@@ -138,6 +138,8 @@ def read_ledger(records: Iterable[Record]) -> Ledger:
                 history.is_hard = False
             if event == "hard_retired":
                 ledger.retired[name] = number(record, "step")
+            elif event == "hard_reinstated":
+                ledger.retired.pop(name, None)
     return ledger
 
 

@@ -1,4 +1,4 @@
-"""What a run's evaluations say: held-out accuracy, movement between levels, unsolved problems solved."""
+"""What a run's evaluations say: accuracy, movement between levels, unsolved problems solved."""
 
 import math
 from collections.abc import Mapping, Sequence

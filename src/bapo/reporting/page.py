@@ -308,11 +308,10 @@ def _batch_caption(variants: Sequence[Variant]) -> str:
     points = f" Each piece is the mean of {stretch} steps." if stretch > 1 else ""
     seeds = " Means over seeds." if any(variant.has_seeds for variant in variants) else ""
     return (
-        "Left: a full batch reaches the grey line; what is missing was thrown away as all right "
-        "or all wrong and "
-        "not replaced by retried or reused groups. Right: only mixed groups teach anything, so "
-        "look for all wrong to "
-        f"shrink.{seeds}{points}"
+        "Left: a full batch reaches the grey line. Where the filter is on, groups that are all "
+        "right or all wrong are thrown out and retried or reused ones take their place; where it "
+        "is off they stay in and teach nothing. Right: only mixed groups have a gradient, so look "
+        f"for all wrong to shrink.{seeds}{points}"
     )
 
 

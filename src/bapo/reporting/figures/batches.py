@@ -45,26 +45,50 @@ def batch_figure(variants: Sequence[Variant]) -> Picture | None:
             right.set_title(f"{name}fresh groups sampled")
         for axes in rows[-1]:
             axes.set_xlabel("training step")
-        _legends(figure, has_unverified=any(_unverified(variant) for variant in drawn))
+        runs = [run for variant in drawn for run in variant.runs]
+        _legends(
+            figure,
+            has_unverified=any(run.total("groups_unverified") > 0 for run in runs),
+            has_silent=any(_without_signal(run).any() for run in runs),
+        )
         return picture(figure, "Stacked areas over the training steps. " + " ".join(sentences))
 
 
 def _draw_sources(axes: Axes, variant: Variant) -> str:
-    parts = {name: metric_over_seeds(variant.runs, f"groups_{name}") for name in list(SOURCES)[:3]}
-    steps = parts["fresh"].steps
-    stacks = [np.nan_to_num(part.mean) for part in parts.values()]
-    wanted = number({"B": variant.runs[0].setting("training", "batch_groups")}, "B")
-    total = np.sum(stacks, axis=0)
+    """Groups of a batch by source; returns their means in words."""
+    runs = variant.runs
+    silent = [_without_signal(run) for run in runs]
+    fresh = [run.column("groups_fresh") - wasted for run, wasted in zip(runs, silent, strict=True)]
+    parts = {
+        "fresh": over_seeds(runs, fresh),
+        "retried": metric_over_seeds(runs, "groups_retried"),
+        "reused": metric_over_seeds(runs, "groups_reused"),
+        "without signal": over_seeds(runs, silent),
+    }
+    stacks = {name: np.nan_to_num(part.mean) for name, part in parts.items()}
+    total = np.sum(list(stacks.values()), axis=0)
+    wanted = number({"B": runs[0].setting("training", "batch_groups")}, "B")
     if np.isfinite(wanted):
-        stacks.append(np.clip(wanted - total, 0, None))
-    _stack(axes, steps, stacks, list(SOURCES.values()))
-    if np.isfinite(wanted):
+        stacks["missing"] = np.clip(wanted - total, 0, None)
         axes.axhline(wanted, color=MUTED, linewidth=1)
-        axes.set_ylim(0, max(wanted, float(total.max())) * 1.04)
-    means = [
-        f"{float(np.mean(stack)):.1f} {name}" for name, stack in zip(SOURCES, stacks, strict=False)
-    ]
+    colours = [SOURCES[name] for name in stacks]
+    _stack(axes, parts["fresh"].steps, list(stacks.values()), colours)
+    axes.set_ylim(0, max(float(total.max()), wanted if np.isfinite(wanted) else 1) * 1.04)
+    means = [f"{float(np.mean(stack)):.1f} {name}" for name, stack in stacks.items()]
     return f"{variant.label}: on average {', '.join(means)} groups in a batch."
+
+
+def _without_signal(run: RunRecord) -> FloatArray:
+    """`(S,)` fresh groups in the batch that are all wrong or all right, so without any gradient.
+
+    They enter only where the filter is off; then every verified fresh group does, unless the batch
+    is full, and in such a step the split is not known and the groups count as fresh.
+    """
+    if run.setting("adaptation", "filter_fresh") is not False:
+        return np.zeros(run.steps_done)
+    silent = run.column("groups_all_wrong") + run.column("groups_all_right")
+    known = run.column("groups_surplus") == 0
+    return np.where(known, np.minimum(silent, run.column("groups_fresh")), 0.0)
 
 
 def _draw_outcomes(axes: Axes, variant: Variant) -> str:
@@ -95,10 +119,6 @@ def _outcome_shares(run: RunRecord) -> list[FloatArray]:
     return [part / sampled for part in (wrong, mixed, right, unverified)]
 
 
-def _unverified(variant: Variant) -> bool:
-    return any(run.total("groups_unverified") > 0 for run in variant.runs)
-
-
 def _stack(
     axes: Axes, steps: FloatArray, stacks: Sequence[FloatArray], colours: Sequence[str]
 ) -> None:
@@ -113,9 +133,10 @@ def _stack(
     axes.grid(visible=False)
 
 
-def _legends(figure: Figure, *, has_unverified: bool) -> None:
-    sources = [Patch(color=colour, label=name) for name, colour in SOURCES.items()]
+def _legends(figure: Figure, *, has_unverified: bool, has_silent: bool) -> None:
+    shown = [name for name in SOURCES if has_silent or name != "without signal"]
+    sources = [Patch(color=SOURCES[name], label=name) for name in shown]
     outcomes = [Patch(color=colour, label=name) for name, colour in OUTCOMES.items()]
     kept = outcomes if has_unverified else outcomes[:3]
-    figure.legend(handles=sources, loc="outside upper left", ncols=4)
+    figure.legend(handles=sources, loc="outside upper left", ncols=5)
     figure.legend(handles=kept, loc="outside upper right", ncols=4)

@@ -42,7 +42,7 @@ def health_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> Pi
         for name in _PANELS
         if any(metric_over_seeds(variant.runs, name).exists for variant in variants)
     ]
-    banded = next((v for v in variants if metric_over_seeds(v.runs, "reuse_low").exists), None)
+    banded = next((variant for variant in variants if _has_band(variant)), None)
     buffered = [v for v in variants if _has_buffers(v)]
     panels = len(metrics) + (banded is not None) + bool(buffered)
     if not panels:
@@ -130,6 +130,12 @@ def _draw_band(axes: Axes, variant: Variant, styles: Mapping[str, Look], *, seve
     first = f"{decimal(low.mean[0])} to {decimal(high.mean[0])}"
     last = f"{decimal(low.mean[-1])} to {decimal(high.mean[-1])}"
     return f"Reuse band: {first} at the start, {last} at the end."
+
+
+def _has_band(variant: Variant) -> bool:
+    """Whether the band was measured and means anything: it moves also where nothing is reused."""
+    reuses = variant.runs[0].setting("adaptation", "reuse") is not False
+    return reuses and metric_over_seeds(variant.runs, "reuse_low").exists
 
 
 def _has_buffers(variant: Variant) -> bool:

@@ -27,7 +27,13 @@ BASE = "#7a8594"
 FIGURE_WIDTH = 10.5
 """Inches; one unit of type stays the same size in every figure."""
 
-SOURCES = {"fresh": "#0072B2", "retried": "#D55E00", "reused": "#56B4A0", "missing": "#e9ecf1"}
+SOURCES = {
+    "fresh": "#0072B2",
+    "retried": "#D55E00",
+    "reused": "#56B4A0",
+    "without signal": "#b9a3ab",
+    "missing": "#e9ecf1",
+}
 OUTCOMES = {
     "all wrong": "#8c4a5a",
     "mixed": "#56B4E9",
