@@ -16,7 +16,7 @@ from bapo.config import RewardSettings
 from bapo.errors import VerifierError
 from bapo.reward.latency import LatencyLog, SlowSample
 from bapo.reward.loading import LoadError, resolve_name
-from bapo.reward.process import WorkerProcess
+from bapo.reward.process import WorkerProcess, kill_marked
 from bapo.reward.protocol import ProtocolError, frame
 from bapo.reward.work import Item, Ticket, WorkQueue
 from bapo.types import Columns, Verdict, VerdictStatus
@@ -183,12 +183,15 @@ class VerifierPool:
 
     def close(self) -> None:
         """Kills every worker with all it started; safe to call twice."""
-        while self._workers:
-            self._retire(self._workers[0])
-        if self._selector is not None:
-            self._selector.close()
-            self._selector = None
+        if self._selector is None:
+            return
+        self._selector.close()
+        self._selector = None
+        for worker in self._workers:
+            worker.process.kill(stragglers=False)
+        self._workers.clear()
         self._queue.clear()
+        kill_marked(self._marker)
 
     def metrics(self) -> dict[str, int | float | None]:
         """Totals of the pool's life: verdicts by status, latency percentiles, workers replaced."""

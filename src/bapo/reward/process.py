@@ -22,6 +22,7 @@ _PASSED_ON: Final = (
 )
 _SET: Final = {
     "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -128,8 +129,11 @@ class WorkerProcess:
         except ChildProcessError:  # somebody else in this process reaped it
             return True
 
-    def kill(self) -> str:
+    def kill(self, *, stragglers: bool = True) -> str:
         """Kills the process with all it started and closes everything; safe to call twice.
+
+        Args:
+            stragglers: Whether to look for what left the session, too; a look at all processes.
 
         Returns:
             How the process ended, in words: `exit code 3`, `signal SIGSEGV`.
@@ -141,14 +145,15 @@ class WorkerProcess:
             # A process in uninterruptible I/O is left to the kernel, which has its signal.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_REAP_SECONDS)
-            kill_marked(self.marker)
+            if stragglers:
+                kill_marked(self.marker)
             self._channel.close()
             os.close(self._lifeline)
         return _ending(self._process.returncode)
 
 
 def scrubbed_environment(marker: str, names: tuple[str, ...]) -> dict[str, str]:
-    """The environment of a worker: no secrets, no accelerator, one thread per library.
+    """The environment of a worker: no secrets, no accelerator, one thread, fixed hashes.
 
     Args:
         marker: The worker's marker.

@@ -125,6 +125,7 @@ DEEDS = {
     "fork and return": fork_and_return,
     "leave child": leave_child,
     "leave program": lambda: [subprocess.Popen(["sleep", "100"]).pid > 0],
+    "leave unmarked": lambda: [float(subprocess.Popen(["sleep", "100"], env={}).pid)],
     "flood": flood,
     "exhaust": exhaust,
     "leak": leak,

@@ -9,7 +9,8 @@ from bapo.reward.verifiers.countdown import GOLDEN, tagged_answer, verify
 
 def right(completion, numbers=(3, 5, 7), target=22, answer_format="steps", **more):
     columns = {name: [value] for name, value in more.items()}
-    (verdict,) = verify([completion], [list(numbers)], [target], [answer_format], **columns)
+    given = list(numbers) if isinstance(numbers, tuple) else numbers
+    (verdict,) = verify([completion], [given], [target], [answer_format], **columns)
     return verdict
 
 

@@ -101,9 +101,11 @@ def test_a_flood_of_output_goes_nowhere_and_standard_input_is_empty(pool, capfd)
 
 
 def test_a_child_that_returns_from_the_verifier_does_not_answer_too(pool):
-    verdicts = verify_texts(pool, *["fork and return", "right", "wrong"] * 5)
+    workers = sorted(pool.worker_pids)
+    verdicts = verify_texts(pool, *["fork and return", "right", "wrong"] * 20)
 
-    assert [v.correct for v in verdicts] == [True, True, False] * 5
+    assert [v.correct for v in verdicts] == [True, True, False] * 20
+    assert sorted(pool.worker_pids) == workers
     assert wait_until(lambda: sorted(living_workers()) == sorted(pool.worker_pids))
 
 
@@ -120,6 +122,19 @@ def test_all_of_it_at_once(pool):
         "verdicts_timeout": 2,
         "verdicts_error": 3,
     }
+
+
+def test_what_was_left_of_a_chunk_is_scored_in_its_place(pool):
+    verify_texts(pool, *["right"] * 200)  # fast, so that chunks grow
+    texts = ["right", "wrong"] * 100
+    for place, deed in {3: "exit", 20: "regex", 21: "spin", 90: "segfault", 199: "exit"}.items():
+        texts[place] = deed
+    said = {"exit": "error", "segfault": "error", "regex": "timeout", "spin": "timeout"}
+
+    verdicts = verify_texts(pool, *texts)
+
+    assert [v.status.value for v in verdicts] == [said.get(text, "ok") for text in texts]
+    assert [v.correct for v in verdicts] == [text == "right" for text in texts]
 
 
 def test_when_every_item_kills_its_worker_each_gets_its_own_verdict(pool):

@@ -29,6 +29,15 @@ def test_children_left_behind_end_with_the_pool():
     assert living_workers() == []
 
 
+def test_a_program_that_hides_in_a_clean_environment_ends_with_its_worker():
+    with make_pool(workers=1) as pool:
+        (verdict,) = verify_texts(pool, "leave unmarked")
+        program = Path(f"/proc/{int(verdict.score)}")
+        assert program.exists()
+        verify_texts(pool, "exit")
+        assert wait_until(lambda: not program.exists())
+
+
 def test_closing_ends_a_worker_that_hangs_and_closing_twice_is_harmless():
     with make_pool() as pool:
         pool.submit([("regex", {}), ("stubborn", {})])
