@@ -90,7 +90,7 @@ def section_table(kind: type, section: str) -> str:
                 f"`{section}.{field.name}`",
                 f"`{_written(_default(field))}`",
                 meaning.describe_range(),
-                meaning.text,
+                meaning.text.replace("<", "&lt;"),
             )
         )
     return _table(_HEADER, rows)
@@ -144,6 +144,10 @@ def _written(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_written(item) for item in cast("Sequence[Any]", value)) + "]"
     return str(value) or '""'
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(names)
 
 
 def _first_line(kind: type) -> str:

@@ -38,7 +38,9 @@ def test_a_countdown_name_gives_its_counts_of_numbers(name, levels):
 
 
 def test_countdown_and_countdown_34_are_the_same_task():
-    short, long = (build_task(TaskSettings(n, {"train_size": 9})) for n in ("countdown", "countdown-34"))
+    short, long = (
+        build_task(TaskSettings(n, {"train_size": 9})) for n in ("countdown", "countdown-34")
+    )
     assert short.name == long.name == "CD-34"
     assert list(short.training_prompts()) == list(long.training_prompts())
 
@@ -48,7 +50,9 @@ def test_an_option_wins_over_a_named_variant():
 
 
 def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(SettingError, match="Unknown task 'countdwn-3': did you mean 'countdown-3'?"):
+    with pytest.raises(
+        SettingError, match="Unknown task 'countdwn-3': did you mean 'countdown-3'?"
+    ):
         build_task(TaskSettings("countdwn-3"))
 
 
