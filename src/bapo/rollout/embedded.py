@@ -33,6 +33,7 @@ class EmbeddedEngine:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
+        fast: bool = True,
     ) -> None:
         """Makes an engine that holds no version yet.
 
@@ -41,6 +42,7 @@ class EmbeddedEngine:
             encoder: Encodes prompts and decodes completions.
             settings: New tokens, stop strings and the token budget.
             compact_below: See `Sampler`.
+            fast: See `Sampler`.
 
         Raises:
             ModelError: The model's architecture is not supported.
@@ -49,11 +51,16 @@ class EmbeddedEngine:
         self._encoder = encoder
         self._token_budget = settings.token_budget
         self._weights = VersionedWeights(model)
-        self._sampler = Sampler(model, encoder, settings, compact_below=compact_below)
+        self._sampler = Sampler(model, encoder, settings, compact_below=compact_below, fast=fast)
 
     @classmethod
     def of_policy(
-        cls, policy: Policy, settings: RolloutSettings, *, compact_below: float = COMPACT_BELOW
+        cls,
+        policy: Policy,
+        settings: RolloutSettings,
+        *,
+        compact_below: float = COMPACT_BELOW,
+        fast: bool = True,
     ) -> "EmbeddedEngine":
         """An engine on a loaded policy's own model and tokenizer."""
         encoder = PromptEncoder(
@@ -62,7 +69,7 @@ class EmbeddedEngine:
             policy.max_positions,
             settings.max_new_tokens,
         )
-        return cls(policy.model, encoder, settings, compact_below=compact_below)
+        return cls(policy.model, encoder, settings, compact_below=compact_below, fast=fast)
 
     @property
     def encoder(self) -> PromptEncoder:

@@ -23,6 +23,7 @@ from bapo.config.settings import RolloutSettings
 from bapo.errors import ModelError, RunStoppedError
 from bapo.rollout.batching import Row, pad_left, plan_batches
 from bapo.rollout.cache import RowCache
+from bapo.rollout.decoder import TokenDecoder, supports
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.loading import end_token_ids
 from bapo.rollout.randomness import BLOCK, uniform_block
@@ -54,6 +55,7 @@ class Sampler:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
+        fast: bool = True,
     ) -> None:
         """Makes a sampler.
 
@@ -63,6 +65,8 @@ class Sampler:
             settings: New tokens, stop strings and the token budget are read from it.
             compact_below: Share of live rows in [0, 1] below which ended rows are dropped; changes
                 speed, and no result.
+            fast: Use the hand-written decoder for models that it knows; changes speed, and results
+                by rounding alone.
 
         Raises:
             ModelError: The model has layers whose state is not a cache of keys and values.
@@ -72,6 +76,7 @@ class Sampler:
         self._encoder = encoder
         self._settings = settings
         self._compact_below = compact_below
+        self._fast = fast
         head: Any = model.get_output_embeddings()
         vocabulary = head.weight.shape[0]
         self._stops = StopDetector(
@@ -142,6 +147,8 @@ class Sampler:
             keys=keys,
             new_tokens=new_tokens,
         )
+        if self._fast and supports(self._model):
+            batch.decoder = TokenDecoder(self._model, cache, batch.pads, width + new_tokens)
         self._decode(batch, width, temperature)
         return self._completions(batch)
 
@@ -155,8 +162,13 @@ class Sampler:
                 return
             if batch.live < self._compact_below * batch.size:
                 tokens = batch.drop_ended(tokens)
-            positions = (width + count - batch.pads)[:, None]
-            batch.logits = self._forward(tokens[:, None], positions, batch.mask, batch.cache)
+            positions = width + count - batch.pads
+            if batch.decoder is not None:
+                batch.logits = batch.decoder.step(tokens, positions)
+            else:
+                batch.logits = self._forward(
+                    tokens[:, None], positions[:, None], batch.mask, batch.cache
+                )
             self.counts.decode += batch.size
 
     def _ended_rows(
@@ -230,6 +242,7 @@ class _LiveBatch:
     ) -> None:
         count, device = len(keys), logits.device
         self.cache, self.logits, self.pads, self.mask = cache, logits, pads, mask
+        self.decoder: TokenDecoder | None = None
         self._keys = keys
         self._uniforms = torch.empty(0)
         self._slots = torch.arange(count, device=device)
@@ -291,6 +304,8 @@ class _LiveBatch:
         self._slots, self._slot_numbers = self._slots[index], self._slot_numbers[order]
         self.pads, self._uniforms = self.pads[index], self._uniforms[index]
         self.mask = None if self.mask is None else self.mask[index]
+        if self.decoder is not None:
+            self.decoder.keep(index)
         self.alive, self.size = np.ones(live, dtype=np.bool_), live
         return tokens[index]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bapo.errors import DataError, ModelError, RunStoppedError
+from bapo.rollout.decoder import supports
 from bapo.rollout.sampler import draw_tokens
 from bapo.types import FinishReason, Prompt, Rollout
 from tests.rollout_models import (
@@ -13,9 +14,18 @@ from tests.rollout_models import (
     character_tokenizer,
     loaded_policy,
     tiny_engine,
+    tiny_model,
     tiny_policy,
 )
 
+LLAMA3_ROTATION = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 TEXTS = ["12+3=", "4*5", "(7-2)*8>", "9", "12+3=;0,1"]
 PROMPTS = [Prompt(f"p{number}", text, {}) for number, text in enumerate(TEXTS)]
 
@@ -44,11 +54,26 @@ def same_completions(left, right) -> bool:
     )
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, temperature):
+FAST_ARCHITECTURES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "llama with biases": {"attention_bias": True},
+    "llama with scaled rotation": {"rope_parameters": LLAMA3_ROTATION},
+    "llama with tied embeddings": {"tie_word_embeddings": True},
+    "llama with one key head": {"num_key_value_heads": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "temperature", "fast"),
+    [(name, 1.0, False) for name in ARCHITECTURES]
+    + [(name, 1.0, True) for name in ("llama", "qwen2", "qwen3")]
+    + [("llama", 0.6, True), ("llama", 0.6, False)],
+)
+def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, temperature, fast):
     policy = loaded_policy(tmp_path, architecture)
-    rollouts = sample(tiny_engine(policy), temperature=temperature)
+    rollouts = sample(tiny_engine(policy, fast=fast), temperature=temperature)
     for rollout in rollouts:
         for one in rollout.completions:
             ids = np.concatenate([rollout.prompt_token_ids, one.token_ids]).astype(np.int64)
@@ -58,6 +83,38 @@ def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, te
             picked = logps.gather(1, torch.from_numpy(ids)[1:, None])[:, 0].numpy()
             expected = picked[len(rollout.prompt_token_ids) - 1 :]
             assert np.abs(expected - one.behavior_logps).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", FAST_ARCHITECTURES)
+def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name):
+    policy = tiny_policy(name.split()[0], **FAST_ARCHITECTURES[name])
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.ndim == 1:  # norms and biases are ones and zeros in a fresh model
+                parameter.add_(torch.linspace(-0.3, 0.4, len(parameter)))
+    assert supports(policy.model)
+    fast = sample(tiny_engine(policy, max_new_tokens=40), group_size=8)
+    assert same_completions(
+        fast, sample(tiny_engine(policy, max_new_tokens=40, fast=False), group_size=8)
+    )
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma3_text", "phi", "mistral", "gpt2"])
+def test_the_hand_written_decoder_declines_other_architectures(name):
+    assert not supports(tiny_model(name))
+
+
+def test_the_hand_written_decoder_declines_what_would_change_the_arithmetic():
+    assert not supports(tiny_model("llama", hidden_act="gelu"))
+    assert not supports(tiny_model("llama", mlp_bias=True))
+    assert not supports(tiny_model("qwen2", layer_types=["full_attention", "sliding_attention"]))
+    assert not supports(tiny_model("llama").bfloat16())
+    hooked = tiny_model("llama")
+    hooked.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    assert not supports(hooked)
+    adapted = tiny_model("llama")
+    adapted.model.layers[0].self_attn.q_proj = torch.nn.Sequential(torch.nn.Linear(32, 32))
+    assert not supports(adapted)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2"])
