@@ -51,7 +51,7 @@ def test_an_option_wins_over_a_named_variant():
 
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(
-        SettingError, match="Unknown task 'countdwn-3': did you mean 'countdown-3'?"
+        SettingError, match=r"^Unknown task 'countdwn-3': did you mean 'countdown-3'\?$"
     ):
         build_task(TaskSettings("countdwn-3"))
 
