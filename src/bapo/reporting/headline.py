@@ -130,14 +130,17 @@ def tiles(variant: Variant) -> list[Tile]:
         shown.append(Tile("rollouts", count(rollouts), detail))
     seconds = mean_total(variant, "seconds")
     if not math.isnan(seconds):
-        steps = [run.steps_done for run in variant.runs]
-        detail = (
-            f"{min(steps)} steps"
-            if min(steps) == max(steps)
-            else f"{min(steps)} to {max(steps)} steps"
-        )
-        shown.append(Tile("of training", minutes(seconds), f"{detail}, evaluation not counted"))
+        detail = f"{_steps(variant)}, evaluation not counted"
+        shown.append(Tile("of training", minutes(seconds), detail))
     return shown
+
+
+def _steps(variant: Variant) -> str:
+    """The training steps of a variant's runs, in words."""
+    steps = [run.steps_done for run in variant.runs]
+    if min(steps) != max(steps):
+        return f"{min(steps)} to {max(steps)} steps"
+    return "1 step" if steps[0] == 1 else f"{steps[0]} steps"
 
 
 def mean_total(variant: Variant, name: str) -> float:
@@ -164,6 +167,8 @@ def comparison_rows(
     ranked = sorted(variants, key=lambda variant: -np.nan_to_num(outcomes[variant.label].after))
     columns = [_comparison_cells(variant, outcomes[variant.label], budget) for variant in ranked]
     names = dict.fromkeys(name for cells in columns for name in cells)
+    if len({len(variant.runs) for variant in variants}) == 1:
+        del names["seeds"]
     rows = [tuple(cells.get(name, NOT_MEASURED) for name in names) for cells in columns]
     return tuple(names), rows
 
@@ -216,6 +221,8 @@ def verdict(variants: Sequence[Variant]) -> str:
         return ""
     measured.sort(key=lambda pair: -pair[1].after)
     (first, best), (second, next_best) = measured[:2]
+    if percent(best.after) == percent(next_best.after):
+        return f"{first.label} and {second.label} ended level with {percent(best.after)}."
     sentence = (
         f"{first.label} ended highest with {percent(best.after)}; "
         f"next is {second.label} with {percent(next_best.after)}."

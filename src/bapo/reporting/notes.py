@@ -111,10 +111,9 @@ def _evaluation_note(variants: Sequence[Variant]) -> str:
     at = f" at temperature {next(iter(temperatures)):g}" if len(temperatures) == 1 else ""
     return (
         f"Accuracy is pass@1, the mean share of right answers, on {_or(prompts)} held-out "
-        "problems with "
-        f"{_or(samples)} sampled answers each{at}. Confidence intervals take the problem as the "
-        "unit and hold for one run; "
-        "they do not cover what another seed would have given."
+        f"problems with {_or(samples)} sampled answers each{at}. Confidence intervals take the "
+        "problem as the unit and hold for one run; they do not cover what another seed would "
+        "have given."
     )
 
 

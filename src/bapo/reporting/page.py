@@ -61,10 +61,9 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
     """
     variants = group_runs(find_runs(paths))
     target = output / "report.html" if output.is_dir() else output
-    page = render_page(variants)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, page)
+        _write_whole(target, render_page(variants))
     except OSError as error:
         raise RunFolderError(
             f"The report '{target}' cannot be written: {error.strerror or error}."
@@ -222,7 +221,8 @@ def table_html(
             f"<td{' class=text' if len(cell) > 30 else ''}>{html_text(cell)}</td>"
             for cell in row[1:]
         )
-        lines.append(f"<tr><td>{swatch}{html_text(row[0])}</td>{rest}</tr>")
+        first = ' class="marked"' if colour else ""
+        lines.append(f"<tr><td{first}>{swatch}{html_text(row[0])}</td>{rest}</tr>")
     return (
         f'<div class="scroll"><table class="{kind}"><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -235,12 +235,10 @@ def _comparison_section(variants: Sequence[Variant], styles: Mapping[str, Look])
     head, rows = comparison_rows(variants)
     marks = {label: look.colour for label, look in styles.items()}
     return (
-        "<section><h2>Side by side</h2><p class='caption'>Best final accuracy first. Every "
-        "number is the mean over the "
-        "seeds; the spread is the lowest to the highest seed, or with one seed the 95 % "
-        "confidence interval over "
-        "problems. The column of equal rollouts takes the last evaluation made within the budget "
-        "of the cheapest run."
+        "<section><h2>Side by side</h2><p class='caption'>Best final accuracy first. Every number "
+        "is the mean over the seeds; the spread is the lowest to the highest seed, or with one "
+        "seed the 95 % confidence interval over problems. The column of equal rollouts takes the "
+        "last evaluation made within the budget of the cheapest run."
         f"</p>{table_html(head, rows, marks=marks)}</section>"
     )
 
@@ -279,10 +277,9 @@ def _examples_section(variants: Sequence[Variant]) -> str:
     whose = f"{html_text(variants[0].label)}, seed {html_text(run.seed)}"
     return (
         f"<section><h2>What it writes</h2><p class='caption'>Completions of {whose}, as sampled: "
-        "up to three right and "
-        "three wrong, first those that the base got wrong. They are picked to show both kinds, "
-        "so their number says "
-        "nothing about accuracy. Control characters are written out.</p>"
+        "up to three right and three wrong, first those that the base got wrong. They are picked "
+        "to show both kinds, so their number says nothing about accuracy. Control characters are "
+        "written out.</p>"
         f"{examples_html(examples)}</section>"
     )
 
@@ -326,9 +323,8 @@ def _difficulty_caption(variants: Sequence[Variant]) -> str:
     )
     return (
         f"The same training problems, {movement.samples} answers each, before and after: a ribbon "
-        "that rises is problems "
-        "that got easier. Compare with the base asked again, which shows what chance alone moves."
-        f"{left_out}"
+        "that rises is problems that got easier. Compare with the base asked again, which shows "
+        f"what chance alone moves.{left_out}"
     )
 
 
@@ -340,17 +336,14 @@ def _unsolved_caption(variants: Sequence[Variant]) -> str:
     )
     return (
         "A problem counts as failed when all answers of the base were wrong, and as solved when "
-        "one of as many answers is "
-        "right. A second try solves some by luck, so what counts is the distance between the "
-        "coloured bar and the grey "
-        f"one. Thin lines are {lines}."
+        "one of as many answers is right. A second try solves some by luck, so what counts is "
+        f"the distance between the coloured bar and the grey one. Thin lines are {lines}."
     )
 
 
 _COST_CAPTION = (
     "Where the seconds of a training step go, and how many tokens were generated, read and "
-    "learned from. "
-    "Evaluation is not counted."
+    "learned from. Evaluation is not counted."
 )
 
 
@@ -362,8 +355,7 @@ def _health_caption(variants: Sequence[Variant]) -> str:
     )
     return (
         "Look for entropy that falls slowly and does not collapse, few truncated weights and "
-        "clipped ratios, and a "
-        f"gradient norm without spikes.{seeds}"
+        f"clipped ratios, and a gradient norm without spikes.{seeds}"
     )
 
 

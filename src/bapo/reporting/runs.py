@@ -24,6 +24,7 @@ from bapo.reporting.text import number, visible
 Record = Mapping[str, Any]
 FloatArray = npt.NDArray[np.float64]
 
+_LONGEST_NAME = 60
 _SIGNS_OF_A_RUN = ("metrics.jsonl", "evaluation.jsonl", "environment.json")
 
 
@@ -54,7 +55,7 @@ class RunRecord:
     @property
     def algorithm(self) -> str:
         """The preset's name, without characters that could act on a terminal or a page."""
-        return visible(str(self.recipe.get("algorithm", "unnamed")))
+        return visible(str(self.recipe.get("algorithm", "unnamed")))[:_LONGEST_NAME]
 
     @property
     def seed(self) -> str:

@@ -97,6 +97,8 @@ def test_the_verdict_says_when_seeds_overlap_or_are_too_few() -> None:
     one = variant("bapo", [0.1, 0.2], [0.1, 0.4])
     two = variant("grpo", [0.1, 0.3], [0.1, 0.28])
     assert verdict([one, two]).endswith("Their seeds overlap, so the order may be chance.")
+    level = variant("filtered", [0.1, 0.29], [0.1, 0.29])
+    assert verdict([two, level]) == "grpo and filtered ended level with 29.0\u00a0%."
     alone = variant("dapo", [0.1, 0.35])
     assert verdict([one, alone]).endswith("With one seed each, the order may be chance.")
     assert verdict([one]) == ""

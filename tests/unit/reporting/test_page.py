@@ -154,7 +154,7 @@ def test_the_same_runs_give_the_same_page(single: Path) -> None:
 
 def test_an_algorithm_that_does_worse_is_shown_below(compared: Path) -> None:
     table = compared.read_text(encoding="utf-8").split("<table")[1].split("</table>")[0]
-    rows = re.findall(r"<tr><td>.*?</tr>", table)
+    rows = re.findall(r"<tr><td class.*?</tr>", table)
     after = [float(re.findall(r"<td>([\d.]+)\u00a0%</td>", row)[1]) for row in rows]
     assert len(after) == 3
     assert after == sorted(after, reverse=True)
@@ -179,9 +179,8 @@ def test_hostile_text_in_a_run_does_not_reach_the_page_or_the_figures(tmp_path: 
         assert not [node for node in svg_of(image).iter() if node.tag.endswith("}script")]
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_run_of_very_few_steps_has_a_report(tmp_path: Path, steps: int) -> None:
-    run = build_run(tmp_path / "run", steps=steps, held_out=2, training=2)
+def test_a_run_of_one_step_has_a_report(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", steps=1, held_out=2, training=2)
     assert "What it cost" in read_page(write_report([run], tmp_path / "r.html")).headings
 
 

@@ -46,12 +46,14 @@ def accuracy_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> 
     if not any(curves.values()):
         return None
     base = base_accuracy(variants)
+    ends = [points[-1].seconds for seeds in curves.values() for points in seeds]
+    unit, unit_name = _time_unit(max(ends))
     with drawing(FIGURE_WIDTH, 4.3) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for label, seeds in curves.items():
             if seeds:
                 _draw_curve(left, seeds, "rollouts", 1.0, styles[label], label)
-                _draw_curve(right, seeds, "seconds", 60.0, styles[label], label)
+                _draw_curve(right, seeds, "seconds", unit, styles[label], label)
         for axes in (left, right):
             if not math.isnan(base):
                 axes.axhline(base, color=BASE, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1)
@@ -76,11 +78,18 @@ def accuracy_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> 
         left.set_xlabel("completions sampled for training")
         thousands_axis(left)
         right.set_title("against time")
-        right.set_xlabel("minutes of training, evaluation not counted")
+        right.set_xlabel(f"{unit_name} of training, evaluation not counted")
         if len(curves) > 1:
             handles, names = left.get_legend_handles_labels()
             figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 5))
         return picture(figure, _alternative(curves, base))
+
+
+def _time_unit(longest: float) -> tuple[float, str]:
+    """The seconds in the unit that suits a run of `longest` seconds, and its name."""
+    if longest < 150:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if longest < 3 * 3600 else (3600.0, "hours")
 
 
 def _draw_curve(
@@ -111,7 +120,7 @@ def _draw_curve(
         low = np.array([math.nan if interval is None else interval.low for interval in intervals])
         high = np.array([math.nan if interval is None else interval.high for interval in intervals])
     middle = x.mean(axis=0)
-    axes.fill_between(middle, low, high, color=look.colour, alpha=0.14, linewidth=0)
+    axes.fill_between(middle, low, high, color=look.colour, alpha=look.band, linewidth=0)
     axes.plot(
         middle,
         y.mean(axis=0),

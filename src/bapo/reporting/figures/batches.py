@@ -18,6 +18,7 @@ from bapo.reporting.figures.style import (
     drawing,
     percent_axis,
     picture,
+    step_axis,
 )
 from bapo.reporting.runs import RunRecord
 from bapo.reporting.text import number, percent
@@ -43,8 +44,10 @@ def batch_figure(variants: Sequence[Variant]) -> Picture | None:
             name = "" if len(drawn) == 1 else f"{variant.label}: "
             left.set_title(f"{name}groups in the batch")
             right.set_title(f"{name}fresh groups sampled")
-        for axes in rows[-1]:
-            axes.set_xlabel("training step")
+        for axes in rows.ravel():
+            step_axis(axes)
+        for axes in rows[:-1].ravel():
+            axes.set_xlabel("")
         runs = [run for variant in drawn for run in variant.runs]
         _legends(
             figure,

@@ -75,9 +75,10 @@ def _draw_flow(axes: Axes, title: str, before: str, after: str, movement: Moveme
     head = 1 + _GAP * len(colours) + 0.035
     axes.text(0, head, before, ha="left", color=MUTED, fontsize=8.5)
     axes.text(1, head, after, ha="right", color=MUTED, fontsize=8.5)
-    axes.text(0.5, head, title, ha="center", color=INK, fontsize=9.5, fontweight="bold")
+    name = head + 0.075
+    axes.text(0.5, name, title, ha="center", color=INK, fontsize=9.5, fontweight="bold")
     axes.set_xlim(-_MARGIN, 1 + _MARGIN)
-    axes.set_ylim(-0.02, head + 0.06)
+    axes.set_ylim(-0.02, name + 0.06)
 
 
 def _label_side(

@@ -14,6 +14,7 @@ from bapo.reporting.figures.style import (
     drawing,
     percent_axis,
     picture,
+    step_axis,
 )
 from bapo.reporting.text import decimal
 from bapo.reporting.variants import Variant
@@ -64,8 +65,10 @@ def health_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> Pi
         if len(variants) > 1:
             handles, labels = grid[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5))
-        for axes in grid[max(0, panels - _COLUMNS) : panels]:
-            axes.set_xlabel("training step")
+        for place, axes in enumerate(grid[:panels]):
+            step_axis(axes)
+            if place + _COLUMNS < panels:
+                axes.set_xlabel("")
         return picture(figure, "Small line charts over the steps. " + " ".join(words))
 
 
@@ -94,7 +97,7 @@ def _draw_metric(
         )
         if variant.has_seeds:
             low, high = series.low[kept], series.high[kept]
-            axes.fill_between(steps, low, high, color=look.colour, alpha=0.13, linewidth=0)
+            axes.fill_between(steps, low, high, color=look.colour, alpha=look.band, linewidth=0)
         words.append(f"{variant.label} from {decimal(mean[0])} to {decimal(mean[-1])}")
     axes.set_title(title)
     if is_share:

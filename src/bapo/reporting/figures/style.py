@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bapo.reporting.variants import Variant
 
@@ -98,11 +99,19 @@ _SYSTEM_FONTS = r"\1system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one variant is drawn in every figure."""
+    """How one variant is drawn in every figure.
+
+    Attributes:
+        colour: Of lines and bars.
+        line: The line's dashes.
+        marker: At points that were measured.
+        band: Opacity of a band, fainter the more variants there are.
+    """
 
     colour: str
     line: str | tuple[int, tuple[int, ...]]
     marker: str
+    band: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,10 @@ def looks(variants: Sequence[Variant]) -> dict[str, Look]:
             colour = spare.pop(0) if spare else MUTED
         taken.add(colour)
         styles[variant.label] = Look(
-            colour, _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)]
+            colour,
+            _LINES[index % len(_LINES)],
+            _MARKERS[index % len(_MARKERS)],
+            0.14 if len(variants) <= 4 else 0.07,
         )
     return styles
 
@@ -167,6 +179,12 @@ def percent_axis(axes: Axes, *, low: float = 0.0) -> None:
     """Writes the y axis of shares as per cent, from `low`."""
     axes.set_ylim(bottom=low)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}\u00a0%")
+
+
+def step_axis(axes: Axes) -> None:
+    """Names the x axis and keeps its ticks at whole steps."""
+    axes.set_xlabel("training step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
 def thousands_axis(axes: Axes) -> None:
