@@ -20,6 +20,7 @@ from bapo.errors import DataError, SettingError
 _FILES: Final = (".jsonl", ".parquet")
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NOT_UTF8: Final = "it holds text that is not UTF-8; write its texts as UTF-8"
+_STORE: Final = "store it as text or as a finite number"
 _LONGEST_REASON: Final = 300
 
 
@@ -188,11 +189,12 @@ def _checked(line: int, values: dict[str, Any]) -> Row | BadRow:
         except UnicodeEncodeError:
             reason = f"the column {name!r} holds half a character (a surrogate); write it whole"
             break
-        except (TypeError, ValueError, RecursionError) as error:
-            reason = (
-                f"the column {name!r} holds what JSON cannot ({_in_short(error)}); store it as "
-                "text or as a finite number"
-            )
+        except (TypeError, RecursionError) as error:
+            reason = f"the column {name!r} holds what JSON cannot ({_in_short(error)}); " + _STORE
+            break
+        except ValueError:
+            reason = f"the column {name!r} holds a number that is not finite or far too long; "
+            reason += _STORE
             break
     return BadRow(line, reason)
 
