@@ -238,7 +238,11 @@ class VerifierPool:
         return worker.since + seconds
 
     def _dispatch(self) -> None:
-        """Gives every idle worker a chunk, and renews those that have served their time."""
+        """Gives every idle worker a chunk, and renews those that have served their time.
+
+        An item in doubt never waits in vain: the worker that broke under it was replaced by a fresh
+        one, and fresh workers take items in doubt before any other.
+        """
         queue = self._queue
         for worker in [worker for worker in self._workers if worker.idle]:
             if queue.has_doubtful and worker.answered == 0:
@@ -247,8 +251,6 @@ class VerifierPool:
                 self._replace(worker)
             elif queue.has_pending:
                 self._hand_out(worker, queue.next_chunk(len(self._workers)))
-            elif queue.has_doubtful and all(other.answered for other in self._workers):
-                self._replace(worker)  # to have a fresh one
         for worker in self._workers:
             write = selectors.EVENT_WRITE if worker.process.has_unsent else 0
             if worker.watched != selectors.EVENT_READ | write:

@@ -49,3 +49,8 @@ def wait_until(condition, seconds=5.0):
             return True
         time.sleep(0.01)
     return condition()
+
+
+def nothing_else_lives(pool):
+    """Whether the pool's workers are all that lives; one just started may not show at once."""
+    return wait_until(lambda: sorted(living_workers()) == sorted(pool.worker_pids))

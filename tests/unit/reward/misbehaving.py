@@ -100,6 +100,11 @@ def close_everything():
     return [True]
 
 
+def close_and_hang():
+    os.closerange(3, 256)
+    time.sleep(100)
+
+
 def garbage():
     os.write(int(sys.argv[1]), b"\x00\x00\x00\x05hello")
     time.sleep(100)
@@ -134,6 +139,7 @@ DEEDS = {
     "segfault": lambda: ctypes.string_at(0),
     "abort": os.abort,
     "close everything": close_everything,
+    "close and hang": close_and_hang,
     "garbage": garbage,
     "huge frame": huge_frame,
     "forged": forged,

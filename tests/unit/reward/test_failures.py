@@ -8,10 +8,9 @@ from bapo.reward import count_statuses
 from bapo.types import VerdictStatus
 from tests.unit.reward.helpers import (
     LIMIT_SECONDS,
-    living_workers,
     make_pool,
+    nothing_else_lives,
     verify_texts,
-    wait_until,
 )
 
 
@@ -29,6 +28,7 @@ DEATHS = {
     "abort": "SIGABRT",
     "fork and die": "exit code 4",
     "close everything": "ended",
+    "close and hang": "ended with signal SIGKILL",
     "garbage": "not JSON",
     "huge frame": "4294967295 bytes",
     "forged": "not running",
@@ -62,7 +62,7 @@ def test_a_hang_is_killed_in_time_and_the_others_are_scored(pool, deed):
     assert verdicts[1].detail == "The verifier ran for more than 0.4 s and was killed."
     assert LIMIT_SECONDS <= verdicts[1].milliseconds / 1000 < LIMIT_SECONDS + 1
     assert seconds < LIMIT_SECONDS + 1
-    assert sorted(living_workers()) == sorted(pool.worker_pids)
+    assert nothing_else_lives(pool)
 
 
 @pytest.mark.parametrize(("deed", "detail"), DEATHS.items())
@@ -72,7 +72,7 @@ def test_a_death_is_an_error_and_the_others_are_scored(pool, deed, detail):
     assert [v.status.value for v in verdicts] == ["ok", "error", "ok", "ok"]
     assert [v.score for v in verdicts] == [1.0, 0.0, 0.0, 1.0]
     assert detail in verdicts[1].detail
-    assert sorted(living_workers()) == sorted(pool.worker_pids)
+    assert nothing_else_lives(pool)
 
 
 @pytest.mark.parametrize(("deed", "detail"), ERRORS.items())
@@ -106,7 +106,7 @@ def test_a_child_that_returns_from_the_verifier_does_not_answer_too(pool):
 
     assert [v.correct for v in verdicts] == [True, True, False] * 20
     assert sorted(pool.worker_pids) == workers
-    assert wait_until(lambda: sorted(living_workers()) == sorted(pool.worker_pids))
+    assert nothing_else_lives(pool)
 
 
 def test_all_of_it_at_once(pool):
