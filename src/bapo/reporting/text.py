@@ -93,4 +93,6 @@ def minutes(seconds: float) -> str:
 
 def decimal(value: float, digits: int = 3) -> str:
     """A number in `digits` significant digits."""
+    if value == 0:
+        return "0"
     return NOT_MEASURED if math.isnan(value) else f"{value:#.{digits}g}".rstrip(".")

@@ -56,6 +56,7 @@ def test_numbers_are_short_and_what_was_not_measured_is_a_dash() -> None:
     assert count(12_345_678) == "12.3\u00a0million"
     assert decimal(3.0) == "3.00"
     assert decimal(123.0) == "123"
+    assert decimal(0.0) == "0"
     assert [minutes(value) for value in (4.04, 40.0, 324.0, 9000.0)] == [
         "4.0\u00a0s",
         "40\u00a0s",

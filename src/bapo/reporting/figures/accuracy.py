@@ -62,17 +62,7 @@ def accuracy_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> 
             axes.margins(y=0.12)
             axes.set_ylim(0, axes.get_ylim()[1])
         if not math.isnan(base):
-            left.annotate(
-                f"base {percent(base)}",
-                (1, base),
-                (-2, -4),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="top",
-                color=BASE,
-                fontsize=8.5,
-            )
+            _name_base(left, base)
         left.set_title("against rollouts")
         left.set_ylabel("held-out pass@1")
         left.set_xlabel("completions sampled for training")
@@ -83,6 +73,22 @@ def accuracy_figure(variants: Sequence[Variant], styles: Mapping[str, Look]) -> 
             handles, names = left.get_legend_handles_labels()
             figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 5))
         return picture(figure, _alternative(curves, base))
+
+
+def _name_base(axes: Axes, base: float) -> None:
+    """Names the base line at its right end: below it, or above it where there is no room below."""
+    is_low = base < 0.08 * axes.get_ylim()[1]
+    axes.annotate(
+        f"base {percent(base)}",
+        (1, base),
+        (-2, 4 if is_low else -4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if is_low else "top",
+        color=BASE,
+        fontsize=8.5,
+    )
 
 
 def _time_unit(longest: float) -> tuple[float, str]:

@@ -103,7 +103,7 @@ def _draw_metric(
     if is_share:
         percent_axis(axes)
     else:
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.set_ylim(bottom=0)
     return f"{title}: {', '.join(words)}."
 
 

@@ -24,7 +24,7 @@ from bapo.reporting.variants import Variant
 INK = "#1c2430"
 MUTED = "#5b6675"
 GRID = "#e4e8ee"
-BASE = "#7a8594"
+BASE = "#687382"
 FIGURE_WIDTH = 10.5
 """Inches; one unit of type stays the same size in every figure."""
 
