@@ -41,7 +41,6 @@ LIBRARIES = {
     "adaptation": {"numpy"},
     "reporting": {"numpy", "matplotlib", "yaml"},
     "__main__": set(),
-    "__init__": set(),
 }
 HEAVY = {"torch", "transformers", "accelerate", "trl", "vllm"}
 WITHOUT_HEAVY = {"reward", "tasks"}
