@@ -5,7 +5,7 @@ from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import Engine, ScoreRow
 from bapo.rollout.loading import Policy, embedded_models, load_policy
 from bapo.rollout.probe import check_engine, probe_rows
-from bapo.rollout.versions import DelayedPolicy, VersionedWeights, Weights
+from bapo.rollout.versions import DelayedPolicy
 
 __all__ = [
     "DelayedPolicy",
@@ -14,8 +14,6 @@ __all__ = [
     "Policy",
     "PromptEncoder",
     "ScoreRow",
-    "VersionedWeights",
-    "Weights",
     "check_engine",
     "embedded_models",
     "load_policy",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from bapo.rollout.randomness import completion_key
 from bapo.rollout.sampler import COMPACT_BELOW, Sampler
 from bapo.rollout.versions import VersionedWeights, Weights
 from bapo.types import FloatArray, Prompt, Rollout
+
+# Logits held at once while scoring; bounds the memory for large vocabularies.
+_SCORE_NUMBERS = 1 << 28
 
 
 class EmbeddedEngine:
@@ -49,7 +53,8 @@ class EmbeddedEngine:
         """
         self._model = model
         self._encoder = encoder
-        self._token_budget = settings.token_budget
+        head: Any = model.get_output_embeddings()
+        self._score_budget = min(settings.token_budget, _SCORE_NUMBERS // head.weight.shape[0])
         self._weights = VersionedWeights(model)
         self._sampler = Sampler(model, encoder, settings, compact_below=compact_below, fast=fast)
 
@@ -150,11 +155,11 @@ class EmbeddedEngine:
                 self._model.train(was_training)
 
     def _score_batches(self, rows: Sequence[ScoreRow]) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that fit the token budget when padded."""
+        """Ranges of rows that fit the budget when padded; a single row is always allowed."""
         start, widest = 0, 0
         for number, (prompt, completion) in enumerate(rows):
             wider = max(widest, len(prompt) + len(completion))
-            if number > start and wider * (number + 1 - start) > self._token_budget:
+            if number > start and wider * (number + 1 - start) > self._score_budget:
                 yield start, number
                 start, wider = number, len(prompt) + len(completion)
             widest = wider
@@ -166,10 +171,12 @@ class EmbeddedEngine:
         ids = pad_right(sequences, 0, self._model.device)
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=ids.device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        logps = torch.log_softmax(logits.float() / temperature, dim=-1)
-        picked = logps.gather(-1, ids[:, 1:, None])[..., 0].numpy(force=True)
-        return [
-            line[len(prompt) - 1 : len(prompt) + len(completion) - 1].copy()
-            for line, (prompt, completion) in zip(picked, rows, strict=True)
-        ]
+        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        scores: list[FloatArray] = []
+        for number, (prompt, completion) in enumerate(rows):
+            end = len(prompt) + len(completion)
+            line = logits[number, len(prompt) - 1 : end - 1].float() / temperature
+            targets = ids[number, len(prompt) : end, None]
+            picked = torch.log_softmax(line, dim=-1).gather(-1, targets)[:, 0]
+            scores.append(picked.numpy(force=True))
+        return scores
