@@ -182,21 +182,21 @@ def _checked(line: int, values: dict[str, Any]) -> Row | BadRow:
     try:
         return Row(line, _as_json(values))
     except (TypeError, ValueError, RecursionError):
-        reason = "it holds what JSON cannot"
-    for name, value in values.items():
-        try:
-            _as_json({name: value})
-        except UnicodeEncodeError:
-            reason = f"the column {name!r} holds half a character (a surrogate); write it whole"
-            break
-        except (TypeError, RecursionError) as error:
-            reason = f"the column {name!r} holds what JSON cannot ({_in_short(error)}); " + _STORE
-            break
-        except ValueError:
-            reason = f"the column {name!r} holds a number that is not finite or far too long; "
-            reason += _STORE
-            break
-    return BadRow(line, reason)
+        faults = filter(None, (_fault(name, value) for name, value in values.items()))
+        return BadRow(line, next(faults, "its JSON is nested too deeply; flatten it"))
+
+
+def _fault(name: str, value: Any) -> str:
+    """Why a column's value is not JSON, with the cure; empty where it is."""
+    try:
+        _as_json({name: value})
+    except UnicodeEncodeError:
+        return f"the column {name!r} holds half a character (a surrogate); write it whole"
+    except (TypeError, RecursionError) as error:
+        return f"the column {name!r} holds what JSON cannot ({_in_short(error)}); {_STORE}"
+    except ValueError:
+        return f"the column {name!r} holds a number that is not finite or far too long; {_STORE}"
+    return ""
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:
