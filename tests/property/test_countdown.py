@@ -15,8 +15,8 @@ from bapo.tasks.countdown import (
 knobs = st.builds(
     CountdownSettings,
     numbers=st.sampled_from([(2,), (3,), (3, 4), (4, 2), (5,), (6, 3)]),
-    largest=st.integers(5, 100),
-    target_low=st.integers(1, 20),
+    largest=st.integers(12, 40),  # with these ranges every split has problems
+    target_low=st.integers(1, 8),
     target_high=st.integers(80, 400),
     operations=st.sampled_from(["+-*/", "+", "+-", "*+"]),
     seed=st.integers(0, 2**40),
