@@ -197,6 +197,11 @@ class TrainingSettings:
         "skipped steps in a row, for a loss or gradient that is not finite, that stop the run",
         low=1,
     )
+    mixed_precision: str = setting(
+        "no",
+        "autocast of sampling and learning alike; weights stay as loaded",
+        choices=["no", "bf16"],
+    )
     checkpoint_every: int = setting(50, "steps between checkpoints; 0 means none", low=0)
     keep_checkpoints: int = setting(2, "checkpoints kept, newest first", low=1)
 

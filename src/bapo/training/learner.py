@@ -89,6 +89,7 @@ class Learner:
         self._steps = steps
         self._pad_token_id = pad_token_id
         self._accelerator = accelerator
+        self._is_exact = model.dtype == torch.float32 and accelerator.mixed_precision == "no"
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
@@ -166,16 +167,17 @@ class Learner:
     def _fill_proximal(self, rows: Sequence[Row], report: UpdateReport) -> None:
         """Sets every row's proximal log-probabilities.
 
-        Rows that the current weights sampled have them already: the sampler's are those of a full
-        forward pass (a test holds that), so computing them again would cost and change nothing.
+        In float32 the rows that the current weights sampled have them already: the sampler's are
+        those of a full forward pass (a test holds that), so computing them again would cost and
+        change nothing. In lower precision the two differ, and all rows are computed.
         """
-        for row in rows:
-            if row.is_current:
-                row.proximal_logps = row.behavior_logps
-        stale = [row for row in rows if not row.is_current]
-        for row, values in zip(stale, self.logps(stale), strict=True):
+        known = [row for row in rows if row.is_current and self._is_exact]
+        for row in known:
+            row.proximal_logps = row.behavior_logps
+        unknown = [row for row in rows if row.proximal_logps is None]
+        for row, values in zip(unknown, self.logps(unknown), strict=True):
             row.proximal_logps = values
-        report.forward_tokens = sum(row.length for row in stale)
+        report.forward_tokens = sum(row.length for row in unknown)
 
     def _optimizer_update(
         self, rows: Sequence[Row], sums: dict[str, float]

@@ -219,6 +219,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     device = next(policy.model.parameters()).device
     accelerator = Accelerator(
         cpu=device.type == "cpu",
+        mixed_precision=recipe.training.mixed_precision,
         log_with=list(recipe.logging.trackers) or None,
         project_dir=str(output),
     )
