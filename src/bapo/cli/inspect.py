@@ -18,7 +18,13 @@ def inspect(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     from bapo.reporting import summarise_run
 
     for sheet in summarise_run(run).tables:
-        table = Table(title=sheet.title, title_justify="left", header_style="bold")
+        table = Table(
+            title=Text(sheet.title),
+            title_justify="left",
+            caption=Text(sheet.note),
+            caption_justify="left",
+            header_style="bold",
+        )
         for name in sheet.columns:
             table.add_column(name)
         for row in sheet.rows:

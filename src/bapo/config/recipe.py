@@ -84,14 +84,15 @@ def find_recipe(path: str | Path) -> Path:
     candidate = Path(path)
     if candidate.is_file():
         return candidate
+    name = candidate.name.removesuffix(".yaml")  # not the stem: a name may hold a dot
     installed = Path(str(resources.files("bapo"))) / "recipes"
     checkout = Path(__file__).resolve().parents[3] / "recipes"
     for folder in (installed, checkout):
-        shipped = folder / f"{candidate.stem}.yaml"
+        shipped = folder / f"{name}.yaml"
         if shipped.is_file() and candidate.parent in (Path(), Path("recipes")):
             return shipped
     names = sorted({p.stem for folder in (installed, checkout) for p in folder.glob("*.yaml")})
-    raise RecipeError(f"There is no recipe '{path}': {nearest_name(candidate.stem, names)}")
+    raise RecipeError(f"There is no recipe '{path}': {nearest_name(name, names)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -27,14 +27,18 @@ class UnsolvedReport:
 def unsolved_report(base: Evaluation, again: Evaluation, trained: Evaluation) -> UnsolvedReport:
     """Compares three evaluations of the same prompts with the same K.
 
+    Only prompts take part whose K completions all have a valid verdict, each time.
+
     Args:
         base: The base model.
         again: The base model, with other seeds.
         trained: The policy after training.
     """
-    unsolved = {one.id for one in base.prompts if one.valid and not one.correct}
-
-    def solved(evaluation: Evaluation) -> int:
-        return sum(one.id in unsolved and one.correct > 0 for one in evaluation.prompts)
-
-    return UnsolvedReport(len(unsolved), solved(trained), solved(again))
+    correct = [
+        {one.id: one.correct for one in evaluation.prompts if one.valid == evaluation.samples}
+        for evaluation in (base, again, trained)
+    ]
+    common = correct[0].keys() & correct[1].keys() & correct[2].keys()
+    unsolved = [name for name in common if not correct[0][name]]
+    solved_by_base, solved = (sum(counts[name] > 0 for name in unsolved) for counts in correct[1:])
+    return UnsolvedReport(len(unsolved), solved, solved_by_base)
