@@ -39,7 +39,8 @@ def main() -> None:
     try:
         app()
     except BapoError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]bapo:[/] {_escaped(error)}")
+        stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+        stderr.print(f"[bold red]bapo:[/] {_escaped(error)}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

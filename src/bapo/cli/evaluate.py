@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bapo.cli.options import Overrides, console, quiet_libraries
 from bapo.config import read_yaml, resolve_recipe
-from bapo.errors import SettingError
+from bapo.errors import RunFolderError, SettingError
 
 
 def evaluate(
@@ -18,21 +18,28 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=1, help="K: completions per problem.")] = 8,
     prompts: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Temperature of the sampling.")] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of the sampling; else the run's, or 1.")
+    ] = None,
 ) -> None:
     """Measure a model on a task's held-out problems.
 
-    Example: bapo eval embedded:countdown --task countdown-4 --samples 8
+    Example: bapo eval embedded:countdown rollout.max_new_tokens=40 --task countdown-4
     """
     folder = Path(model)
     content = {"model": model}
     if (folder / "recipe.yaml").is_file():
+        if not (folder / "model").is_dir():
+            raise RunFolderError(
+                f"The run '{folder}' has no trained model; one is written when a run ends."
+            )
         content = {**read_yaml(folder / "recipe.yaml"), "model": str(folder / "model")}
     if task:
         content["task"] = task
     if "task" not in content:
         raise SettingError("Name the task with --task, such as --task countdown-4.")
-    recipe = resolve_recipe(content, [f"evaluation.temperature={temperature}", *(overrides or ())])
+    given = [] if temperature is None else [f"evaluation.temperature={temperature}"]
+    recipe = resolve_recipe(content, [*given, *(overrides or ())])
     from bapo.cli.progress import percent
     from bapo.evaluation.standalone import EvaluationRequest, evaluate_model
     from bapo.tasks import build_task, verifier_name
@@ -60,4 +67,4 @@ def evaluate(
             percent(part.pass_at_k),
             percent(part.all_wrong_share),
         )
-    console.print(table)
+    console.print(table, soft_wrap=False)

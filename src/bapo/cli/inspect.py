@@ -29,4 +29,4 @@ def inspect(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
             table.add_column(name)
         for row in sheet.rows:
             table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+        console.print(table, soft_wrap=False)

@@ -1,20 +1,39 @@
 """Arguments that several commands take."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bapo.errors import SettingError
+from bapo.errors import RunFolderError, SettingError
+
+
+def _can_be_made(path: Path) -> Path:
+    """The folder that a command is to write, refused before hours are spent on its content."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RunFolderError(f"The folder '{path}' cannot be made: '{there}' is a file.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunFolderError(
+            f"The folder '{path}' cannot be made: '{there}' cannot be written to; name another "
+            "with --output."
+        )
+    return path
+
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as training.learning_rate=1e-5."),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist.")]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Folder to write; must not exist.", callback=_can_be_made),
+]
 
-console = Console(highlight=False)
+# Lines are left whole: a path that was broken in two could not be copied.
+console = Console(highlight=False, soft_wrap=True)
 
 
 def listed(text: str, name: str) -> list[str]:
@@ -23,6 +42,14 @@ def listed(text: str, name: str) -> list[str]:
     if not items:
         raise SettingError(f"The option {name} is empty; give names separated by commas.")
     return items
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises a `RunFolderError` where a folder holds something that would be written over."""
+    if folder.exists() and any(folder.iterdir()):
+        raise RunFolderError(
+            f"The folder '{folder}' is not empty; name another with --output, or remove it."
+        )
 
 
 def quiet_libraries() -> None:

@@ -72,8 +72,7 @@ class TerminalProgress:
     def trained(self, step: int, steps: int, metrics: Mapping[str, Metric]) -> None:
         """A training step is done."""
         note = batch_line(metrics)
-        if step == 1:
-            self._bar.start_task(self._task)
+        self._bar.start_task(self._task)  # only the first time does it start the clock
         self._bar.update(self._task, total=steps, completed=step, note=note)
         if not self._console.is_terminal and (step % _LINE_EVERY == 0 or step == steps):
             self._console.print(f"{self._title}: step {step}/{steps}  {note}")

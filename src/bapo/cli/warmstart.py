@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Output, Overrides, console, quiet_libraries
+from bapo.cli.options import Output, Overrides, console, quiet_libraries, refuse_taken
 
 _LINE_EVERY = 100
 
@@ -24,6 +24,7 @@ def warmstart(
     from bapo.tasks import build_worked_task
     from bapo.training import warmstart as run_warmstart
 
+    refuse_taken(output)
     resolved = load_warmstart_recipe(recipe, overrides or ())
     task = build_worked_task(resolved.task)
     quiet_libraries()
@@ -36,4 +37,8 @@ def warmstart(
                 console.print(f"step {step}/{resolved.steps}  loss {loss:.4f} nats per token")
 
         run_warmstart(resolved, task, output, report=report)
-    console.print(f"Wrote the model [bold]{output}[/]; measure it with: bapo eval {output}")
+    room = resolved.model.positions // 2
+    console.print(
+        f"Wrote the model [bold]{output}[/]; measure it with: bapo eval {output} "
+        f"rollout.max_new_tokens={room} --task {resolved.task.name}"
+    )
