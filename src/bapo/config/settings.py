@@ -9,6 +9,8 @@ from typing import Any
 
 from bapo.config.fields import setting
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
@@ -232,5 +234,7 @@ class EvaluationSettings:
 class LoggingSettings:
     """Where metrics go besides metrics.jsonl."""
 
-    trackers: tuple[str, ...] = setting((), "accelerate trackers: tensorboard, wandb, trackio")
+    trackers: tuple[str, ...] = setting(
+        (), "where metrics are sent too, through accelerate", choices=TRACKERS
+    )
     project: str = setting("bapo", "project name given to the trackers")
