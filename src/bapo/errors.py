@@ -50,6 +50,16 @@ class RunFolderError(BapoError, OSError):
     exit_code = 2
 
 
+class CheckpointError(RunFolderError):
+    """A checkpoint cannot be written, or one that is there is not what was written."""
+
+    exit_code = 1
+
+
+class RunInterruptedError(BapoError, RuntimeError):
+    """The run was asked to leave before its end, and saved what it had."""
+
+
 class StaleEngineError(BapoError, RuntimeError):
     """The rollout engine does not sample from the weights that it claims to."""
 

@@ -17,7 +17,8 @@ def compare(
 ) -> None:
     """Train several algorithms with several seeds, and write one report.
 
-    Runs that are finished already are kept, so that the same command continues a comparison.
+    Runs that are finished are kept and one that was ended goes on from its last checkpoint, so
+    that the same command continues a comparison.
 
     Example: bapo compare countdown --algorithms grpo,dapo,bapo --seeds 0,1,2 --output runs/compare
     """

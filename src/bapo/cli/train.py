@@ -12,8 +12,15 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
     overrides: Overrides = None,
     output: Output = ...,  # pyright: ignore[reportArgumentType]
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --output from its last checkpoint."),
+    ] = False,
 ) -> None:
     """Train a policy as a recipe says.
+
+    Ctrl-C or SIGTERM lets the step finish and saves the run; with --resume it goes on, also after
+    it was killed or the machine went down.
 
     Example: bapo train countdown algorithm=bapo steps=60 --output runs/countdown
     """
@@ -23,7 +30,7 @@ def train(
 
     quiet_libraries()
     with TerminalProgress(resolved.algorithm, console) as progress:
-        summary = run_training(resolved, output, progress=progress)
+        summary = run_training(resolved, output, resume=resume, progress=progress)
     console.print(
         f"Held-out pass@1: {percent(summary['held_out_before'])} before, "
         f"{percent(summary['held_out_after'])} after. Wrote [bold]{output}[/]; "

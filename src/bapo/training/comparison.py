@@ -47,16 +47,18 @@ def planned_runs(
 def train_unless_finished(
     recipe: Recipe, folder: Path, progress: Progress
 ) -> dict[str, Any] | None:
-    """Trains, or leaves a finished run of the same recipe as it is.
+    """Trains, goes on with a run that was ended, or leaves a finished one as it is.
 
     Returns:
         The summary, or None where the run was finished already.
 
     Raises:
-        RunFolderError: The folder holds a finished run of another recipe.
+        RunFolderError: The folder holds a run of another recipe, or one without a checkpoint to
+            go on from.
     """
     if not (folder / SUMMARY).is_file():
-        return train(recipe, folder, progress=progress)
+        begun = (folder / RECIPE).is_file()
+        return train(recipe, folder, resume=begun, progress=progress)
     if read_yaml(folder / RECIPE) != recipe_as_mapping(recipe):
         raise RunFolderError(
             f"The folder '{folder}' holds a finished run of another recipe; name another --output."

@@ -105,6 +105,26 @@ class Learner:
         module = self._accelerator.unwrap_model(self._model)
         return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
+    def model_state(self) -> dict[str, Tensor]:
+        """The policy's parameters and persistent buffers by name, live, tied ones once."""
+        module = self._accelerator.unwrap_model(self._model)
+        saved = module.state_dict(keep_vars=True)
+        named = [*module.named_parameters(), *module.named_buffers()]
+        return {name: tensor.detach() for name, tensor in named if name in saved}
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts values that `model_state` gave into the policy, in place.
+
+        Raises:
+            ValueError: Names or shapes are those of another model.
+        """
+        own = self.model_state()
+        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        if {name: tuple(tensor.shape) for name, tensor in state.items()} != shapes:
+            raise ValueError("The weights belong to another model.")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
     def update(self, batch: TrainBatch) -> UpdateReport:
         """Learns from a batch; an empty one changes nothing.
 
@@ -157,7 +177,7 @@ class Learner:
         return [found[id(row)] for row in rows]
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state; the weights are saved with the model."""
+        """The optimizer's state; `model_state` has the weights."""
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

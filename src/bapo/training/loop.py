@@ -6,7 +6,7 @@ the verifier's, which groups a batch holds adaptation's, how the weights change 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -90,6 +90,16 @@ class Loop:
     learner: PolicyUpdater
     step: int = 0
     _nonfinite_in_a_row: int = 0
+    _between: dict[str, float] = field(default_factory=dict)
+
+    def charge(self, phase: str, seconds: float) -> None:
+        """Adds time spent since the last step to the next one's metrics.
+
+        Args:
+            phase: One of `PHASES`.
+            seconds: At least 0.
+        """
+        self._between[phase] = self._between.get(phase, 0.0) + seconds
 
     def advance(self) -> StepRecord:
         """Does one training step.
@@ -100,7 +110,8 @@ class Loop:
             StaleEngineError: The engine does not hold the weights it should.
         """
         step = self.step + 1
-        clock = _Clock()
+        clock = _Clock(self._between)
+        self._between = {}
         fresh = self._sample_fresh(step, clock)
         retried = self._ask_again(step, clock)
         self._check_verdicts(step, [*fresh, *retried])
@@ -201,10 +212,10 @@ class Loop:
 
 
 class _Clock:
-    """Seconds spent in each phase of a step."""
+    """Seconds spent in each phase of a step, and what was charged to it before it began."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self.seconds = dict(seconds)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

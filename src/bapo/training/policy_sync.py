@@ -69,7 +69,10 @@ class EnginePolicies:
         return self._delayed.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` gave, in the engine too."""
+        """Puts back what `state_dict` gave, in the engine too.
+
+        The probe is not run: the learner no longer has these weights, and can say nothing of them.
+        """
         self._delayed.load_state_dict(state)
         if self._delayed.weights:
             self._behavior = self._delayed.version

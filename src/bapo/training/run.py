@@ -1,4 +1,9 @@
-"""A whole run: everything is checked, then built, measured, trained, measured again and saved."""
+"""A whole run: everything is checked, then built, measured, trained, measured again and saved.
+
+Between two steps a run may be saved, and it may leave on request. What it does there, and in what
+order, follows from the step alone, so that a run which was ended at any moment and resumed does
+what it would have done.
+"""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -6,118 +11,135 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from bapo.adaptation import Adaptation
 from bapo.config import Recipe, recipe_as_mapping
-from bapo.errors import SettingError
-from bapo.evaluation import Evaluation, UnsolvedReport, evaluate, unsolved_report
-from bapo.reward import VerifierPool, check_verifier, verify_rollouts
-from bapo.rollout import EmbeddedEngine, Policy, load_policy, probe_rows
-from bapo.tasks import Task, build_task, verifier_name
-from bapo.training.learner import Learner
+from bapo.errors import RunFolderError, RunInterruptedError
+from bapo.evaluation import UnsolvedReport, evaluate, unsolved_report
+from bapo.training.checkpoints import Checkpoint, CheckpointStore
+from bapo.training.durable import sync_tree
+from bapo.training.interruption import Interruption
 from bapo.training.loop import Loop, StepRecord
-from bapo.training.policy_sync import EnginePolicies
+from bapo.training.preparation import RunParts, prepare
 from bapo.training.progress import Progress, Silence
-from bapo.training.prompt_stream import PromptStream
-from bapo.training.run_folder import EVALUATION, EXAMPLES, LEDGER, METRICS, SUMMARY, RunFolder
+from bapo.training.run_folder import (
+    CHECKPOINTS,
+    EVALUATION,
+    EXAMPLES,
+    LEDGER,
+    METRICS,
+    SUMMARY,
+    RunFolder,
+)
+from bapo.training.run_state import (
+    Evaluations,
+    Totals,
+    check_resumable,
+    evaluations_so_far,
+    load_run_state,
+    recipe_changes,
+    run_state,
+)
 from bapo.training.seeds import derived_seed
-from bapo.types import Group, Prompt, Rollout
-
-PROBE_ROWS = 4
-"""Prompts on which engine and learner are compared after every sync."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """The prompts of a run, all of them checked against the model.
-
-    Attributes:
-        training: Prompts to train on.
-        held_out: Prompts to be measured on.
-        probed: The training prompts that are measured before and after.
-    """
-
-    training: Sequence[Prompt]
-    held_out: Sequence[Prompt]
-    probed: Sequence[Prompt]
-
-
-@dataclass(slots=True)
-class Totals:
-    """What training has cost so far; evaluations are not in it."""
-
-    rollouts: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+from bapo.types import Prompt
 
 
 @dataclass(slots=True)
 class Run:
-    """A run's parts once everything has been checked.
+    """A run once everything has been checked.
 
     Attributes:
         recipe: The resolved recipe.
         folder: Where it is written.
-        policy: Model and tokenizer.
-        data: The prompts.
-        loop: The training loop and its parts.
-        accelerator: Device, precision, trackers.
+        parts: What does the work.
         progress: Who watches.
+        interruption: Who may ask it to leave.
         totals: Cost so far.
         evaluations: Evaluations so far, by split and step.
+        saved: The step of the newest checkpoint; None before the first.
     """
 
     recipe: Recipe
     folder: RunFolder
-    policy: Policy
-    data: RunData
-    loop: Loop
-    policies: EnginePolicies
-    accelerator: Accelerator
+    parts: RunParts
     progress: Progress
+    interruption: Interruption
     totals: Totals = field(default_factory=Totals)
-    evaluations: dict[tuple[str, int], Evaluation] = field(default_factory=dict)
+    evaluations: Evaluations = field(default_factory=dict)
+    saved: int | None = None
+
+    @property
+    def loop(self) -> Loop:
+        """The training loop, which counts the steps."""
+        return self.parts.loop
 
     def execute(self) -> dict[str, Any]:
-        """Measures, trains, measures again and saves; gives the summary."""
-        self._measure_base()
-        steps = self.recipe.steps
+        """Measures, trains, measures again and saves; gives the summary.
+
+        Raises:
+            RunInterruptedError: It was asked to leave, and has saved itself.
+        """
+        steps, data = self.recipe.steps, self.parts.data
+        if self.loop.step == 0:
+            self.progress.stage("measuring the base model")
+            self._measure("held_out", data.held_out)
+            self._measure("training", data.probed)
+            self._measure("training_again", data.probed)
         self.progress.stage("training")
         while self.loop.step < steps:
-            record = self.loop.advance()
-            self._write(record)
-            self.progress.trained(self.loop.step, steps, record.metrics)
-            every = self.recipe.evaluation.every
-            if every and self.loop.step % every == 0 and self.loop.step < steps:
-                self._measure("held_out", self.data.held_out)
+            self._between_steps()
+            self._write(self.loop.advance())
+        self._between_steps()
         self.progress.stage("measuring the trained policy")
-        self._measure("held_out", self.data.held_out)
-        self._measure("training", self.data.probed)
+        self._measure("held_out", data.held_out)
+        self._measure("training", data.probed)
         self._save_model()
         summary = self._summary()
         self.folder.write_json(SUMMARY, summary)
-        self.accelerator.end_training()
+        self.parts.accelerator.end_training()
         return summary
 
-    def _measure_base(self) -> None:
-        self.progress.stage("measuring the base model")
-        self._measure("held_out", self.data.held_out)
-        self._measure("training", self.data.probed)
-        self._measure("training_again", self.data.probed)
+    def _between_steps(self) -> None:
+        """What is due after the steps done: an evaluation, a checkpoint, leaving."""
+        step, steps = self.loop.step, self.recipe.steps
+        every = self.recipe.evaluation.every
+        if every and step % every == 0 and 0 < step < steps:
+            self._measure("held_out", self.parts.data.held_out)
+        every = self.recipe.training.checkpoint_every
+        if every and (step % every == 0 or step == steps) and step != self.saved:
+            self._save_checkpoint()
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        if not self.interruption.requested:
+            return
+        if self.saved != self.loop.step:
+            self._save_checkpoint()
+        raise RunInterruptedError(
+            f"The run was interrupted after step {self.loop.step} of {self.recipe.steps} and is "
+            f"saved; go on with: {self.folder.resume_command}"
+        )
+
+    def _save_checkpoint(self) -> None:
+        """Saves the run as it is; the time goes into the next step's metrics."""
+        step = self.loop.step
+        state = run_state(self.recipe, self.parts, self.totals, self.folder.positions())
+        store = checkpoint_store(self.folder, self.recipe)
+        self.loop.charge("checkpoint", store.save(step, state))
+        self.saved = step
 
     def _measure(self, split: str, prompts: Sequence[Prompt]) -> None:
-        """Evaluates the current policy on a set of prompts and writes the result."""
-        if not prompts:
-            return
+        """Evaluates the current policy on a set of prompts, unless that is done already."""
         settings, step = self.recipe.evaluation, self.loop.step
+        if not prompts or (split, step) in self.evaluations:
+            return
+        self._leave_if_asked()
         result = evaluate(
             self.loop.engine,
             self.loop.verify,
             prompts,
             split=split,
-            version=self.policies.current(step + 1),
+            version=self.parts.policies.current(step + 1),
             samples=settings.samples if split == "held_out" else settings.training_samples,
             seed=derived_seed(self.recipe.seed, f"evaluation/{split}"),
             temperature=settings.temperature,
@@ -139,12 +161,15 @@ class Run:
         self.folder.append(METRICS, [metrics])
         self.folder.append(LEDGER, record.ledger_lines())
         numbers = {key: value for key, value in metrics.items() if value is not None}
-        self.accelerator.log(numbers, step=self.loop.step)
+        self.parts.accelerator.log(numbers, step=self.loop.step)
+        self.progress.trained(self.loop.step, self.recipe.steps, metrics)
 
     def _save_model(self) -> None:
-        model = self.accelerator.unwrap_model(self.policy.model)
+        """Saves the policy; on disk before summary.json says that the run is finished."""
+        model = self.parts.accelerator.unwrap_model(self.parts.policy.model)
         model.save_pretrained(self.folder.path / "model")
-        self.policy.tokenizer.save_pretrained(self.folder.path / "model")
+        self.parts.policy.tokenizer.save_pretrained(self.folder.path / "model")
+        sync_tree(self.folder.path / "model")
 
     def _summary(self) -> dict[str, Any]:
         first, last = 0, self.loop.step
@@ -160,11 +185,11 @@ class Run:
             "unsolved": unsolved and unsolved.unsolved,
             "unsolved_solved": unsolved and unsolved.solved,
             "unsolved_solved_by_base": unsolved and unsolved.solved_by_base,
-            "suspect_prompts": [asdict(one) for one in self.loop.adaptation.suspects],
+            "suspect_prompts": [asdict(one) for one in self.parts.adaptation.suspects],
         }
 
     def _unsolved(self, last: int) -> UnsolvedReport | None:
-        if not self.data.probed:
+        if not self.parts.data.probed:
             return None
         return unsolved_report(
             self.evaluations["training", 0],
@@ -173,99 +198,97 @@ class Run:
         )
 
 
-def train(recipe: Recipe, output: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Trains a policy as a recipe says.
+def train(
+    recipe: Recipe, output: Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Trains a policy as a recipe says, from the start or from where a run was ended.
 
     Recipe, model, data, prompt lengths and verifier are checked before the first rollout, and
-    before anything is written.
+    before anything is written. SIGTERM and SIGINT let the step finish, save and leave.
 
     Args:
         recipe: The resolved recipe.
-        output: The run folder; must not exist or be empty.
+        output: The run folder; must not exist or be empty, unless the run is resumed.
+        resume: Continue the run in `output` from its newest checkpoint that verifies.
         progress: Who watches.
 
     Returns:
         The summary, as in summary.json.
 
     Raises:
-        BapoError: Something in the recipe, the model, the data or the verifier is wrong, or the
-            run stopped itself; the message says what, where, and the cure.
+        BapoError: Something in the recipe, the model, the data or the verifier is wrong, there is
+            nothing to resume, or the run stopped itself or was asked to leave; the message says
+            what, where, and the cure.
     """
     watcher = progress or Silence()
     set_seed(recipe.seed)
     with ExitStack() as stack:
-        run = prepare(recipe, output, watcher, stack)
+        interruption = Interruption()
+        if resume:
+            run = _resumed(recipe, output, watcher, interruption, stack)
+        else:
+            parts = prepare(recipe, output, watcher, stack)
+            folder = RunFolder.create(output, recipe, parts.device)
+            stack.callback(folder.close)
+            run = Run(recipe, folder, parts, watcher, interruption)
+        if recipe.logging.trackers:
+            run.parts.accelerator.init_trackers(
+                recipe.logging.project, config=recipe_as_mapping(recipe)
+            )
+        stack.enter_context(interruption)
         return run.execute()
 
 
-def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) -> Run:
-    """Checks everything that a run needs and builds its parts.
+def checkpoint_store(folder: RunFolder, recipe: Recipe) -> CheckpointStore:
+    """The checkpoints of a run."""
+    return CheckpointStore(folder.path / CHECKPOINTS, recipe.training.keep_checkpoints)
 
-    Args:
-        recipe: The resolved recipe.
-        output: The run folder.
-        progress: Who watches.
-        stack: Closes the verifier processes.
+
+def _resumed(
+    recipe: Recipe, output: Path, progress: Progress, interruption: Interruption, stack: ExitStack
+) -> Run:
+    """The run in a folder, as it was at its newest checkpoint that verifies.
+
+    The folder is changed only once nothing can be wrong any more.
     """
-    progress.stage("loading model and data")
-    policy = load_policy(recipe.model)
-    task = build_task(recipe.task)
-    engine = EmbeddedEngine.of_policy(policy, recipe.rollout)
-    data = read_data(recipe, task)
-    engine.encoder.check([*data.training, *data.held_out])
-    pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
-    check_verifier(pool, [*data.training, *data.held_out])
+    folder = RunFolder.reopen(output)
+    stack.callback(folder.close)
+    _check_unfinished(folder, recipe)
+    store = checkpoint_store(folder, recipe)
+    checkpoint = _newest(store, folder, progress)
+    for change in recipe_changes(checkpoint, recipe):
+        progress.stage(f"resuming with another setting, which may show in the results: {change}")
+    parts = prepare(recipe, output, progress, stack)
+    totals = load_run_state(checkpoint, parts)
+    positions = checkpoint.read("run")["positions"]
+    evaluations = evaluations_so_far(folder, positions)
 
-    device = next(policy.model.parameters()).device
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=recipe.training.mixed_precision,
-        log_with=list(recipe.logging.trackers) or None,
-        project_dir=str(output),
-    )
-    if accelerator.num_processes > 1:
-        raise SettingError(
-            "bapo trains in one process; start it without accelerate launch, or with "
-            "--num_processes 1."
+    store.set_aside_after(parts.loop.step)
+    folder.cut_back(positions)
+    (folder.path / SUMMARY).unlink(missing_ok=True)
+    folder.write_recipe(recipe)
+    step = parts.loop.step
+    for change in folder.note_resumption(recipe, parts.device, step):
+        progress.stage(f"resuming elsewhere, so results may differ in their last bits: {change}")
+    progress.stage(f"resumed after step {step}")
+    return Run(recipe, folder, parts, progress, interruption, totals, evaluations, saved=step)
+
+
+def _newest(store: CheckpointStore, folder: RunFolder, progress: Progress) -> Checkpoint:
+    checkpoint = store.newest(lambda one: check_resumable(one, folder), progress.stage)
+    if checkpoint is None:
+        raise RunFolderError(
+            f"The run in '{folder.path}' has no checkpoint that it could be resumed from; remove "
+            "the folder and start again without --resume."
         )
-    learner = Learner(
-        policy.model,
-        pad_token_id=int(policy.tokenizer.pad_token_id),  # pyright: ignore[reportArgumentType]
-        objective=recipe.objective,
-        training=recipe.training,
-        steps=recipe.steps,
-        accelerator=accelerator,
-    )
-    policies = EnginePolicies(
-        engine,
-        learner,
-        sync_every=recipe.adaptation.behavior_sync_every,
-        probe=probe_rows(engine.encoder, data.training, PROBE_ROWS),
-        tolerance=recipe.rollout.probe_tolerance,
-    )
-
-    def verify(rollouts: Sequence[Rollout]) -> list[Group]:
-        return verify_rollouts(pool, rollouts)
-
-    loop = Loop(
-        recipe=recipe,
-        stream=PromptStream(data.training, seed=recipe.seed, smallest=recipe.training.batch_groups),
-        policies=policies,
-        engine=engine,
-        verify=verify,
-        adaptation=Adaptation(
-            recipe.adaptation, batch_groups=recipe.training.batch_groups, seed=recipe.seed
-        ),
-        learner=learner,
-    )
-    folder = RunFolder.create(output, recipe, device)
-    if recipe.logging.trackers:
-        accelerator.init_trackers(recipe.logging.project, config=recipe_as_mapping(recipe))
-    return Run(recipe, folder, policy, data, loop, policies, accelerator, progress)
+    return checkpoint
 
 
-def read_data(recipe: Recipe, task: Task) -> RunData:
-    """The task's prompts: to train on, to be measured on, and to be probed before and after."""
-    training = task.training_prompts()
-    held_out = task.evaluation_prompts(recipe.evaluation.prompts)
-    return RunData(training, held_out, training[: recipe.evaluation.training_prompts])
+def _check_unfinished(folder: RunFolder, recipe: Recipe) -> None:
+    """A finished run is only resumed for more steps; never for none."""
+    done = folder.finished_steps
+    if done is not None and recipe.steps <= done:
+        raise RunFolderError(
+            f"The run in '{folder.path}' is finished: all {done} steps are done; raise 'steps' to "
+            "train it for longer."
+        )

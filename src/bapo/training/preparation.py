@@ -1,0 +1,148 @@
+"""Everything that a run needs, checked before it is used and built before anything is written."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from bapo.adaptation import Adaptation
+from bapo.config import Recipe
+from bapo.errors import SettingError
+from bapo.reward import VerifierPool, check_verifier, verify_rollouts
+from bapo.rollout import EmbeddedEngine, Policy, load_policy, probe_rows
+from bapo.tasks import Task, build_task, verifier_name
+from bapo.training.learner import Learner
+from bapo.training.loop import Loop
+from bapo.training.policy_sync import EnginePolicies
+from bapo.training.progress import Progress
+from bapo.training.prompt_stream import PromptStream
+from bapo.types import Group, Prompt, Rollout
+
+PROBE_ROWS = 4
+"""Prompts on which engine and learner are compared after every sync."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The prompts of a run, all of them checked against the model.
+
+    Attributes:
+        training: Prompts to train on.
+        held_out: Prompts to be measured on.
+        probed: The training prompts that are measured before and after.
+    """
+
+    training: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    probed: Sequence[Prompt]
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """The parts of a run, as they are before its first step.
+
+    Attributes:
+        policy: Model and tokenizer.
+        data: The prompts.
+        learner: Updates the policy.
+        policies: Its versions in the engine.
+        stream: Training prompts in order.
+        adaptation: Buffers and band.
+        loop: Joins them.
+        accelerator: Device, precision, trackers.
+    """
+
+    policy: Policy
+    data: RunData
+    learner: Learner
+    policies: EnginePolicies
+    stream: PromptStream
+    adaptation: Adaptation
+    loop: Loop
+    accelerator: Accelerator
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.policy.model.parameters()).device
+
+
+def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) -> RunParts:
+    """Checks everything that a run needs and builds its parts.
+
+    Args:
+        recipe: The resolved recipe.
+        output: The run folder, for trackers; nothing is written yet.
+        progress: Who watches.
+        stack: Closes the verifier processes.
+
+    Raises:
+        BapoError: Something in the recipe, the model, the data or the verifier is wrong.
+    """
+    progress.stage("loading model and data")
+    policy = load_policy(recipe.model)
+    task = build_task(recipe.task)
+    engine = EmbeddedEngine.of_policy(policy, recipe.rollout)
+    data = read_data(recipe, task)
+    engine.encoder.check([*data.training, *data.held_out])
+    pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
+    check_verifier(pool, [*data.training, *data.held_out])
+
+    accelerator = _accelerator(recipe, policy, output)
+    learner = Learner(
+        policy.model,
+        pad_token_id=int(policy.tokenizer.pad_token_id),  # pyright: ignore[reportArgumentType]
+        objective=recipe.objective,
+        training=recipe.training,
+        steps=recipe.steps,
+        accelerator=accelerator,
+    )
+    policies = EnginePolicies(
+        engine,
+        learner,
+        sync_every=recipe.adaptation.behavior_sync_every,
+        probe=probe_rows(engine.encoder, data.training, PROBE_ROWS),
+        tolerance=recipe.rollout.probe_tolerance,
+    )
+    groups = recipe.training.batch_groups
+    stream = PromptStream(data.training, seed=recipe.seed, smallest=groups)
+    adaptation = Adaptation(recipe.adaptation, batch_groups=groups, seed=recipe.seed)
+
+    def verify(rollouts: Sequence[Rollout]) -> list[Group]:
+        return verify_rollouts(pool, rollouts)
+
+    loop = Loop(
+        recipe=recipe,
+        stream=stream,
+        policies=policies,
+        engine=engine,
+        verify=verify,
+        adaptation=adaptation,
+        learner=learner,
+    )
+    return RunParts(policy, data, learner, policies, stream, adaptation, loop, accelerator)
+
+
+def read_data(recipe: Recipe, task: Task) -> RunData:
+    """The task's prompts: to train on, to be measured on, and to be probed before and after."""
+    training = task.training_prompts()
+    held_out = task.evaluation_prompts(recipe.evaluation.prompts)
+    return RunData(training, held_out, training[: recipe.evaluation.training_prompts])
+
+
+def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:
+    accelerator = Accelerator(
+        cpu=next(policy.model.parameters()).device.type == "cpu",
+        mixed_precision=recipe.training.mixed_precision,
+        log_with=list(recipe.logging.trackers) or None,
+        project_dir=str(output),
+    )
+    if accelerator.num_processes > 1:
+        raise SettingError(
+            "bapo trains in one process; start it without accelerate launch, or with "
+            "--num_processes 1."
+        )
+    return accelerator

@@ -1,0 +1,167 @@
+"""What a checkpoint of a run holds, and how a run takes it back.
+
+| tree | what |
+|---|---|
+| model | parameters and persistent buffers of the policy |
+| optimizer | moments, step counts and groups |
+| behavior | the delayed policy's version and, where it is a copy, its weights |
+| adaptation | both buffers with all groups, retry counts, r |
+| generators | the global generators of torch, numpy and python; no room of bapo draws from them |
+| run | recipe, fingerprint of the prompts, loop, prompt stream, totals, positions in the files |
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bapo.config import Recipe, recipe_as_mapping
+from bapo.errors import CheckpointError, RunFolderError
+from bapo.evaluation import Evaluation, PromptResult
+from bapo.training.checkpoints import Checkpoint
+from bapo.training.preparation import RunData, RunParts
+from bapo.training.recipe_changes import changed_settings
+from bapo.training.run_folder import EVALUATION, RunFolder
+from bapo.training.state_files import Tree
+
+Evaluations = dict[tuple[str, int], Evaluation]
+
+
+@dataclass(slots=True)
+class Totals:
+    """What training has cost so far; evaluations are not in it."""
+
+    rollouts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def run_state(
+    recipe: Recipe, parts: RunParts, totals: Totals, positions: Mapping[str, int]
+) -> dict[str, Tree]:
+    """Everything that the rest of a run follows from.
+
+    Args:
+        recipe: The resolved recipe.
+        parts: Between two steps.
+        totals: Cost so far.
+        positions: Of the files that lines are added to.
+    """
+    return {
+        "model": parts.learner.model_state(),
+        "optimizer": parts.learner.state_dict(),
+        "behavior": parts.policies.state_dict(),
+        "adaptation": parts.adaptation.state_dict(),
+        "generators": _generators(),
+        "run": {
+            "recipe": recipe_as_mapping(recipe),
+            "prompts": fingerprint(parts.data),
+            "loop": parts.loop.state_dict(),
+            "stream": parts.stream.state_dict(),
+            "totals": asdict(totals),
+            "positions": dict(positions),
+        },
+    }
+
+
+def load_run_state(checkpoint: Checkpoint, parts: RunParts) -> Totals:
+    """Puts a checkpoint's state into the parts of a run; the generators come last.
+
+    Args:
+        checkpoint: One that `check_resumable` has passed.
+        parts: As `prepare` built them.
+
+    Returns:
+        The totals.
+
+    Raises:
+        RunFolderError: Model or prompts are no longer those of the run.
+    """
+    run = checkpoint.read("run")
+    if run["prompts"] != fingerprint(parts.data):
+        raise RunFolderError(
+            "The run cannot be resumed: the task gives other prompts than at its start; put its "
+            "data back, or start another run."
+        )
+    try:
+        parts.learner.load_model_state(checkpoint.read("model"))
+    except ValueError as error:
+        raise RunFolderError(
+            "The run cannot be resumed: the recipe's model has other weights by name or shape "
+            "than at its start; put it back, or start another run."
+        ) from error
+    parts.learner.load_state_dict(checkpoint.read("optimizer"))
+    parts.policies.load_state_dict(checkpoint.read("behavior"))
+    parts.adaptation.load_state_dict(checkpoint.read("adaptation"))
+    parts.stream.load_state_dict(run["stream"])
+    parts.loop.load_state_dict(run["loop"])
+    parts.loop.charge("checkpoint", checkpoint.manifest.seconds)
+    _load_generators(checkpoint.read("generators"))
+    return Totals(**run["totals"])
+
+
+def check_resumable(checkpoint: Checkpoint, folder: RunFolder) -> None:
+    """Makes sure that the run's files still have what they had when a checkpoint was made.
+
+    Raises:
+        CheckpointError: They do not, or the checkpoint lacks a part.
+    """
+    for name in ("model", "optimizer", "behavior", "adaptation", "generators"):
+        if f"{name}.json" not in checkpoint.manifest.files:
+            raise CheckpointError(f"it has no '{name}'")
+    folder.check_positions(checkpoint.read("run")["positions"])
+
+
+def recipe_changes(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
+    """The allowed changes since a checkpoint that will show; see `changed_settings`."""
+    return changed_settings(checkpoint.read("run")["recipe"], recipe_as_mapping(recipe))
+
+
+def evaluations_so_far(folder: RunFolder, positions: Mapping[str, int]) -> Evaluations:
+    """The evaluations in evaluation.jsonl up to a position, without examples.
+
+    Raises:
+        RunFolderError: The file cannot be read or is not what a run writes.
+    """
+    found: Evaluations = {}
+    for line in folder.lines(EVALUATION, positions[EVALUATION]):
+        try:
+            prompts = tuple(PromptResult(**one) for one in line["prompts"])
+            result = Evaluation(line["split"], line["samples"], prompts, ())
+            found[line["split"], line["step"]] = result
+        except (KeyError, TypeError) as error:
+            path = folder.path / EVALUATION
+            raise RunFolderError(f"'{path}' has a line that no run writes.") from error
+    return found
+
+
+def fingerprint(data: RunData) -> str:
+    """A hash of all prompts in order: their places in it are what the prompt stream keeps."""
+    digest = hashlib.blake2b(digest_size=16)
+    for prompt in (*data.training, *data.held_out):
+        digest.update(json.dumps(asdict(prompt), sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _generators() -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _load_generators(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
