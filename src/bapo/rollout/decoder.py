@@ -52,7 +52,11 @@ def supports(model: PreTrainedModel) -> bool:
         for name, module in model.named_modules()
         if name.endswith(("_proj", "lm_head"))
     )
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    # A forward set on an instance is a wrapper's, such as autocast in mixed precision.
+    hooked = torch.is_autocast_enabled("cpu") or any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        for module in model.modules()
+    )
     rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return (
         plain

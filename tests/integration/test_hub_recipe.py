@@ -1,0 +1,69 @@
+"""The recipe for a Hub model on one GPU, on a tiny random model of the same architecture."""
+
+import json
+import string
+
+import pytest
+import torch
+
+from bapo.config import ModelSettings, load_recipe
+from bapo.rollout import load_policy
+from bapo.training import train
+from tests.rollout_models import character_tokenizer, tiny_model
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+SMALL = (
+    "steps=2",
+    "task.train_size=8",
+    "rollout.max_prompt_tokens=512",
+    "rollout.max_new_tokens=12",
+    "training.batch_groups=4",
+    "training.warmup_steps=0",
+    "training.learning_rate=1e-3",
+    "adaptation.filter_fresh=false",
+    "evaluation.prompts=4",
+    "evaluation.samples=2",
+    "evaluation.training_prompts=4",
+    "evaluation.training_samples=2",
+)
+# Random text is never right; its length gives the groups some variance to learn from.
+VERIFIER = """
+def score(completions, **columns):
+    return [len(completion) / 100 for completion in completions]
+"""
+
+
+@pytest.fixture
+def instruction_model(tmp_path):
+    """A Qwen2 model with a chat template, in the format that the Hub delivers."""
+    tokenizer = character_tokenizer(string.printable)
+    tokenizer.chat_template = TEMPLATE
+    model = tiny_model("qwen2", vocab_size=len(tokenizer), max_position_embeddings=640)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_recipe_for_one_gpu_trains_a_model_of_its_architecture(instruction_model, tmp_path):
+    (tmp_path / "lengths.py").write_text(VERIFIER)
+    shipped = load_recipe("countdown-1.5b")
+    own = [f"model={instruction_model}", f"reward.verifier={tmp_path / 'lengths.py'}:score"]
+    recipe = load_recipe("countdown-1.5b", [*own, *SMALL])
+
+    train(recipe, tmp_path / "run")
+
+    assert shipped.training.mixed_precision == recipe.training.mixed_precision == "bf16"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert len(lines) == 2
+    assert first["updates"] == 2
+    assert first["grad_norm"] > 0
+    assert first["forward_tokens"] > 0  # in bfloat16 the sampler's log-probs are not taken over
+    before = load_policy(ModelSettings(path=str(instruction_model))).model.state_dict()
+    after = load_policy(ModelSettings(path=str(tmp_path / "run" / "model"))).model.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    example = json.loads((tmp_path / "run" / "examples.jsonl").read_text().splitlines()[0])
+    assert "<answer>" in example["prompt"]
