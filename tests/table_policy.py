@@ -188,7 +188,7 @@ def table_loop(recipe: Recipe, table: Mapping[tuple[str, int], str], draws: Iter
     policies = EnginePolicies(
         engine,
         learner,  # type: ignore[arg-type]
-        sync_every=recipe.adaptation.behavior_sync_every,
+        sync_every=recipe.adaptation.sync_every,
         probe=PROBE,
         tolerance=1e-6,
     )

@@ -36,8 +36,11 @@ class TaskSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdaptationSettings:
-    """How each training batch is rebuilt (ALGORITHM.md, One step)."""
+    """How each training batch is rebuilt (docs/algorithm.md, One step)."""
 
+    delay_behavior: bool = setting(
+        True, "sample fresh prompts from a delayed copy of the policy; off is on-policy, v = 1"
+    )
     behavior_sync_every: int = setting(
         5, "v: steps between copies of the policy into the behavior policy; 1 is on-policy", low=1
     )
@@ -105,10 +108,15 @@ class AdaptationSettings:
         5.0, "steps after which a fresh correctness rate counts half in r", above=0
     )
 
+    @property
+    def sync_every(self) -> int:
+        """v as it holds: `behavior_sync_every`, or 1 without a delay."""
+        return self.behavior_sync_every if self.delay_behavior else 1
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveSettings:
-    """The loss (ALGORITHM.md, The objective)."""
+    """The loss (docs/algorithm.md, The objective)."""
 
     clip_low: float = setting(0.2, "the ratio is clipped at 1 - clip_low", low=0, high=1)
     clip_high: float = setting(0.28, "the ratio is clipped at 1 + clip_high", low=0, high=10)

@@ -137,7 +137,7 @@ class DelayedPolicy:
         """Makes a policy that holds nothing yet.
 
         Args:
-            sync_every: v, at least 1; `adaptation.behavior_sync_every`.
+            sync_every: v, at least 1; `adaptation.sync_every`.
         """
         self._sync_every = sync_every
         self._version: int | None = None

@@ -1,4 +1,4 @@
-"""The training loop: one step of it reads like the algorithm (ALGORITHM.md, One step).
+"""The training loop: one step of it reads like the algorithm (docs/algorithm.md, One step).
 
 The loop owns the order of things and nothing else: what is sampled is the engine's, what is right
 the verifier's, which groups a batch holds adaptation's, how the weights change the learner's.

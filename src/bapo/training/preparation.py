@@ -103,7 +103,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     policies = EnginePolicies(
         engine,
         learner,
-        sync_every=recipe.adaptation.behavior_sync_every,
+        sync_every=recipe.adaptation.sync_every,
         probe=probe_rows(engine.encoder, data.training, PROBE_ROWS),
         tolerance=recipe.rollout.probe_tolerance,
     )

@@ -301,9 +301,16 @@ def test_each_preset_switches_what_its_name_says(
 ):
     recipe = resolve(algorithm=algorithm)
     adaptation = recipe.adaptation
-    assert (adaptation.behavior_sync_every, adaptation.filter_fresh) == (v, filtered)
+    assert (adaptation.sync_every, adaptation.filter_fresh) == (v, filtered)
     assert (adaptation.max_resample_rounds, adaptation.retry) == (rounds, retry)
     assert (adaptation.reuse, recipe.objective.clip_high) == (reuse, clip_high)
+
+
+def test_a_recipe_with_its_own_delay_leaves_an_on_policy_preset_on_policy():
+    own = {"behavior_sync_every": 2}
+    assert resolve(algorithm="grpo", adaptation=own).adaptation.sync_every == 1
+    assert resolve(algorithm="dapo", adaptation=own).adaptation.sync_every == 1
+    assert resolve(algorithm="bapo", adaptation=own).adaptation.sync_every == 2
 
 
 def test_there_are_no_presets_beyond_those_tested():
