@@ -1,0 +1,64 @@
+"""The script in the README runs as it stands, with a tiny random model in the Hub model's place."""
+
+import json
+import os
+import re
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rollout_models import character_tokenizer, tiny_model
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+SMALL = [
+    "steps=2",
+    "model.device=cpu",
+    "rollout.group_size=4",
+    "rollout.max_new_tokens=6",
+    "training.batch_groups=4",
+    "evaluation.prompts=6",
+    "evaluation.training_prompts=6",
+]
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    folder = tmp_path / "model"
+    tokenizer = character_tokenizer(string.printable)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tiny_model(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def script():
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return block
+
+
+def test_the_script_trains_measures_and_reports(tmp_path, chat_model):
+    (tmp_path / "products.py").write_text(script(), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "products.py", f"model={chat_model}", *SMALL],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "look at report.html" in done.stdout
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!")
+    lines = (tmp_path / "runs/products/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert [line["step"] for line in metrics] == [1, 2]
+    assert [line["verdicts_ok"] for line in metrics] == [line["rollouts"] for line in metrics]
+    assert len((tmp_path / "products.jsonl").read_text(encoding="utf-8").splitlines()) == 29 * 29
+
+
+def test_the_script_is_short():
+    assert len([line for line in script().splitlines() if line.strip()]) <= 30
