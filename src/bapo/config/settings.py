@@ -110,7 +110,7 @@ class AdaptationSettings:
 
     @property
     def sync_every(self) -> int:
-        """v as it holds: `behavior_sync_every`, or 1 without a delay."""
+        """The v that holds: `behavior_sync_every`, or 1 without a delay."""
         return self.behavior_sync_every if self.delay_behavior else 1
 
 
