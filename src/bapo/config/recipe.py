@@ -100,13 +100,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise RecipeError(f"The recipe '{path}' is not valid YAML: {where}") from error
+        reason = _reason(error)
+        raise RecipeError(f"The recipe '{path}' is not valid YAML: {reason}.") from error
     except OSError as error:
         raise RecipeError(f"The recipe '{path}' cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
         raise RecipeError(f"The recipe '{path}' must be a mapping of settings, but is {content!r}.")
     return cast("dict[str, Any]", content)
+
+
+def _reason(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a YAML file, and in which line where that is known."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 at byte {error.start + 1}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
