@@ -1,8 +1,8 @@
 """A toy task is learned by every preset, through the path that `bapo train` takes.
 
-The random model begins an answer with the letter asked for in 5 to 9 % of its answers, and more
-than half of its groups of eight are all wrong. The bar is 60 % on prompts that were never trained on;
-measured on four seeds, every preset reached 80 % or more, and without learning it stays at 5 to 9.
+The random model begins 5 to 9 % of its answers with the letter asked for, and more than half of its
+groups of eight are all wrong. The bar is 60 % on prompts that were never trained on; measured on
+four seeds, every preset reached 80 % or more, and without learning it stays at 5 to 9.
 """
 
 import json
