@@ -6,6 +6,7 @@ before anything is written.
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,12 @@ def too_many(completions, **columns):
 
 def hangs(completions, **columns):
     time.sleep(60)
+
+
+def mostly_raises(completions, answer, **columns):
+    if int(answer[0]) % 4:
+        raise RuntimeError("the judge is asleep")
+    return [False]
 
 
 def odd_signature(text):
@@ -234,6 +241,14 @@ def test_completions_longer_than_the_model_allows_are_refused(refused):
     )
 
 
+def test_a_tracker_that_is_not_installed_is_named(refused, monkeypatch):
+    monkeypatch.setattr("bapo.training.preparation.get_available_trackers", list)
+    assert refused("logging.trackers=[wandb]") == (
+        "'logging.trackers' names wandb, which is not installed; install bapo[trackers], or leave "
+        "it out."
+    )
+
+
 def test_too_few_prompts_for_a_batch_are_refused(refused):
     message = refused("training.batch_groups=64")
     assert message.startswith("The task has ")
@@ -308,15 +323,24 @@ def test_no_verifier_at_all_is_refused(refused):
         ("hangs", "timeout", "The verifier ran for more than 0.5 s and was killed."),
     ],
 )
-def test_a_run_whose_verifier_fails_always_stops_itself(bapo, verifier, status, detail):
+def test_a_verifier_that_always_fails_stops_the_run_before_anything_is_measured(
+    refused, verifier, status, detail
+):
+    message = refused(f"reward.verifier=verifiers.py:{verifier}", "training.batch_groups=2")
+    expected = "The verifier fails on all of 8 answers that it was tried on; the first one is "
+    assert message.startswith(f"{expected}{status}: {detail}")
+
+
+def test_a_run_whose_verifier_fails_too_often_stops_itself(bapo):
     code, _, err = bapo(
-        "train", "recipe.yaml", f"reward.verifier=verifiers.py:{verifier}", "--output", "run"
+        *("train", "recipe.yaml", "reward.verifier=verifiers.py:mostly_raises"),
+        *("training.batch_groups=32", "--output", "run"),
     )
     assert code == 3
     (line,) = err.splitlines()
-    assert line.startswith("bapo: The run stopped ")
-    assert f"more than 'reward.max_invalid_share' (0.5) allows; the first one is {status}: " in line
-    assert detail in line
+    assert re.match(r"bapo: The run stopped at step 1: \d+ of 64 verdicts are not ok, ", line)
+    assert "more than 'reward.max_invalid_share' (0.5) allows; the first one is error: " in line
+    assert "The verifier raised RuntimeError: the judge is asleep (verifiers.py, line " in line
 
 
 def test_a_run_that_may_go_on_counts_the_verdicts_that_failed(bapo, place):
@@ -337,8 +361,8 @@ def test_a_folder_with_something_in_it_is_left_alone(bapo, place):
     (place / "taken").mkdir()
     (place / "taken/thesis.txt").write_text("mine")
     for arguments in (("train", "recipe.yaml"), ("warmstart", "countdown-base")):
-        code, _, err = bapo(*arguments, "--output", "taken")
-        assert code == 2
+        code, out, err = bapo(*arguments, "--output", "taken")
+        assert (code, out) == (2, "")
         assert sentence(err, place).startswith("The folder 'taken' is not empty; ")
     assert [path.name for path in (place / "taken").iterdir()] == ["thesis.txt"]
 
@@ -462,7 +486,7 @@ def test_a_real_process_that_stops_itself_ends_with_three_and_no_traceback(place
     done = subprocess.run(
         [
             *(sys.executable, "-m", "bapo", "train", "recipe.yaml", "--output", "run"),
-            "reward.verifier=verifiers.py:raises",
+            *("reward.verifier=verifiers.py:mostly_raises", "training.batch_groups=32"),
         ],
         capture_output=True,
         text=True,

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe
-from bapo.errors import SettingError
+from bapo.errors import SettingError, VerifierError
 from bapo.reward import VerifierPool, check_verifier, verify_rollouts
 from bapo.rollout import EmbeddedEngine, Policy, load_policy, probe_rows
 from bapo.tasks import Task, build_task, verifier_name
@@ -19,10 +21,14 @@ from bapo.training.loop import Loop
 from bapo.training.policy_sync import EnginePolicies
 from bapo.training.progress import Progress
 from bapo.training.prompt_stream import PromptStream
-from bapo.types import Group, Prompt, Rollout
+from bapo.training.seeds import derived_seed
+from bapo.types import Group, Prompt, Rollout, VerdictStatus
 
 PROBE_ROWS = 4
 """Prompts on which engine and learner are compared after every sync."""
+
+FIRST_LOOK = 8
+"""Prompts whose answers the verifier is tried on before a run starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,37 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     return RunParts(policy, data, learner, policies, stream, adaptation, loop, accelerator)
 
 
+def try_verifier(recipe: Recipe, parts: RunParts) -> None:
+    """Has the verifier judge one answer to each of a few prompts.
+
+    One that always fails would be stopped by `reward.max_invalid_share` in any case, but after the
+    base model has been measured: hours, for one that hangs on each of a thousand answers.
+
+    Args:
+        recipe: The resolved recipe.
+        parts: The parts of a run that has not begun.
+
+    Raises:
+        VerifierError: Not one of the verdicts is `ok`, and the recipe does not allow for that.
+    """
+    rollouts = parts.loop.engine.sample(
+        parts.data.training[:FIRST_LOOK],
+        version=parts.policies.current(1),
+        group_size=1,
+        step=0,
+        seed=derived_seed(recipe.seed, "verifier"),
+        temperature=recipe.rollout.temperature,
+    )
+    verdicts = [verdict for group in parts.loop.verify(rollouts) for verdict in group.verdicts]
+    if recipe.reward.max_invalid_share < 1 and not any(
+        verdict.status is VerdictStatus.OK for verdict in verdicts
+    ):
+        raise VerifierError(
+            f"The verifier fails on all of {len(verdicts)} answers that it was tried on; the first "
+            f"one is {verdicts[0].status.value}: {verdicts[0].detail}"
+        )
+
+
 def read_data(recipe: Recipe, task: Task) -> RunData:
     """The task's prompts: to train on, to be measured on, and to be probed before and after."""
     training = task.training_prompts()
@@ -134,6 +171,16 @@ def read_data(recipe: Recipe, task: Task) -> RunData:
 
 
 def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:
+    available = {tracker.value for tracker in get_available_trackers()}
+    for tracker in recipe.logging.trackers:
+        if tracker not in available:
+            raise SettingError(
+                f"'logging.trackers' names {tracker}, which is not installed; install "
+                "bapo[trackers], or leave it out."
+            )
+    # Accelerate keeps the first precision of a process for good and has no public way to drop it;
+    # here every run has its own.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=next(policy.model.parameters()).device.type == "cpu",
         mixed_precision=recipe.training.mixed_precision,

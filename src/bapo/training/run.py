@@ -20,7 +20,7 @@ from bapo.training.checkpoints import Checkpoint, CheckpointStore
 from bapo.training.durable import sync_tree
 from bapo.training.interruption import Interruption
 from bapo.training.loop import Loop, StepRecord
-from bapo.training.preparation import RunParts, prepare
+from bapo.training.preparation import RunParts, prepare, try_verifier
 from bapo.training.progress import Progress, Silence
 from bapo.training.run_folder import (
     CHECKPOINTS,
@@ -30,6 +30,7 @@ from bapo.training.run_folder import (
     METRICS,
     SUMMARY,
     RunFolder,
+    check_empty,
 )
 from bapo.training.run_state import (
     Evaluations,
@@ -227,7 +228,9 @@ def train(
         if resume:
             run = _resumed(recipe, output, watcher, interruption, stack)
         else:
+            check_empty(output)
             parts = prepare(recipe, output, watcher, stack)
+            try_verifier(recipe, parts)
             folder = RunFolder.create(output, recipe, parts.device)
             stack.callback(folder.close)
             run = Run(recipe, folder, parts, watcher, interruption)

@@ -60,13 +60,15 @@ class RunFolder:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _check_empty(path)
-            folder = cls(path)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RunFolderError(f"The folder '{path}' cannot be written to: {error}.") from error
+        except OSError as error:
+            raise RunFolderError(
+                f"The folder '{path}' cannot be made: {error.strerror}."
+            ) from error
+        check_empty(path)
+        folder = cls(path)
         with ExitStack() as on_failure:
             on_failure.callback(folder.close)
-            _check_empty(path)  # again, now that no other run can write to it
+            check_empty(path)  # again, now that no other run can write to it
             folder.write_recipe(recipe)
             folder.write_json(ENVIRONMENT, _environment(recipe, device))
             on_failure.pop_all()
@@ -228,8 +230,17 @@ class RunFolder:
         return path.stat().st_size
 
 
-def _check_empty(path: Path) -> None:
-    if any(item.name != LOCK for item in path.iterdir()):
+def check_empty(path: Path) -> None:
+    """Makes sure that a folder, which need not be there, holds nothing that a run could spoil.
+
+    Raises:
+        RunFolderError: It is not empty, is a file, or cannot be looked into.
+    """
+    try:
+        taken = path.exists() and any(item.name != LOCK for item in path.iterdir())
+    except OSError as error:
+        raise RunFolderError(f"The folder '{path}' cannot be read: {error.strerror}.") from error
+    if taken:
         raise RunFolderError(
             f"The folder '{path}' is not empty; go on with the run that is in it with --resume, "
             "name another folder with --output, or remove it."
