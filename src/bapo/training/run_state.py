@@ -13,7 +13,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,10 +24,11 @@ from bapo.config import Recipe, recipe_as_mapping
 from bapo.errors import CheckpointError, RunFolderError
 from bapo.evaluation import Evaluation, PromptResult
 from bapo.training.checkpoints import Checkpoint
-from bapo.training.preparation import RunData, RunParts
+from bapo.training.preparation import RunParts
 from bapo.training.recipe_changes import changed_settings
 from bapo.training.run_folder import EVALUATION, RunFolder
 from bapo.training.state_files import Tree
+from bapo.types import Prompt
 
 Evaluations = dict[tuple[str, int], Evaluation]
 
@@ -60,7 +61,7 @@ def run_state(
         "generators": _generators(),
         "run": {
             "recipe": recipe_as_mapping(recipe),
-            "prompts": fingerprint(parts.data),
+            "prompts": fingerprint(parts.data.training, parts.data.held_out),
             "loop": parts.loop.state_dict(),
             "stream": parts.stream.state_dict(),
             "totals": asdict(totals),
@@ -83,7 +84,7 @@ def load_run_state(checkpoint: Checkpoint, parts: RunParts) -> Totals:
         RunFolderError: Model or prompts are no longer those of the run.
     """
     run = checkpoint.read("run")
-    if run["prompts"] != fingerprint(parts.data):
+    if run["prompts"] != fingerprint(parts.data.training, parts.data.held_out):
         raise RunFolderError(
             "The run cannot be resumed: the task gives other prompts than at its start; put its "
             "data back, or start another run."
@@ -140,11 +141,14 @@ def evaluations_so_far(folder: RunFolder, positions: Mapping[str, int]) -> Evalu
     return found
 
 
-def fingerprint(data: RunData) -> str:
+def fingerprint(training: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
     """A hash of all prompts in order: their places in it are what the prompt stream keeps."""
     digest = hashlib.blake2b(digest_size=16)
-    for prompt in (*data.training, *data.held_out):
-        digest.update(json.dumps(asdict(prompt), sort_keys=True, default=str).encode() + b"\n")
+    for prompts in (training, held_out):
+        digest.update(f"{len(prompts)}\n".encode())
+        for prompt in prompts:
+            line = json.dumps(asdict(prompt), sort_keys=True, default=str)
+            digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
 
