@@ -14,6 +14,7 @@ from bapo.adaptation import Adaptation, BufferEvent, Composition, GroupFate
 from bapo.config import Recipe
 from bapo.errors import RunStoppedError
 from bapo.rollout import Engine
+from bapo.training.account import verdict_lines
 from bapo.training.learner import UpdateReport
 from bapo.training.metrics import Metric, StepInputs, step_metrics
 from bapo.training.prompt_stream import PromptStream
@@ -51,11 +52,13 @@ class StepRecord:
         metrics: A line of metrics.jsonl.
         composition: The batch, and the fate of every group.
         events: What happened in the buffers.
+        quarantine: Lines of quarantine.jsonl: verdicts that are not `ok`.
     """
 
     metrics: dict[str, Metric]
     composition: Composition
     events: tuple[BufferEvent, ...]
+    quarantine: tuple[Mapping[str, Any], ...]
 
     def ledger_lines(self) -> Iterator[Mapping[str, Any]]:
         """The step's lines of ledger.jsonl."""
@@ -64,6 +67,26 @@ class StepRecord:
             yield {"step": step, "kind": "group", **_plain(fate)}
         for event in self.events:
             yield {"step": step, "kind": "buffer", **_plain(event)}
+
+
+class StoppedStepError(RunStoppedError):
+    """A step that stopped the run; what it leaves behind is still to be written.
+
+    Args:
+        sentence: Why.
+        quarantine: As in `StepRecord`.
+        record: Of the whole step; None where it was not finished.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        quarantine: tuple[Mapping[str, Any], ...],
+        record: StepRecord | None = None,
+    ) -> None:
+        super().__init__(sentence)
+        self.quarantine = quarantine
+        self.record = record
 
 
 @dataclass(slots=True)
@@ -105,7 +128,7 @@ class Loop:
         """Does one training step.
 
         Raises:
-            RunStoppedError: Too many verdicts are not `ok`, or too many steps in a row had a loss
+            StoppedStepError: Too many verdicts are not `ok`, or too many steps in a row had a loss
                 or gradient that is not finite.
             StaleEngineError: The engine does not hold the weights it should.
         """
@@ -114,7 +137,8 @@ class Loop:
         self._between = {}
         fresh = self._sample_fresh(step, clock)
         retried = self._ask_again(step, clock)
-        self._check_verdicts(step, [*fresh, *retried])
+        quarantine = verdict_lines(step, fresh, retried)
+        self._check_verdicts(step, [*fresh, *retried], quarantine)
         with clock.phase("adaptation"):
             composition = self.adaptation.compose(step, fresh, retried)
         update = self.learner.update(composition.batch)
@@ -123,7 +147,7 @@ class Loop:
         with clock.phase("adaptation"):
             events = self.adaptation.observe(step, fresh, retried)
         self.step = step
-        self._check_finite(step, update)
+        composition = composition.after_skipping(update.groups_skipped)
         metrics = step_metrics(
             StepInputs(
                 fresh=fresh,
@@ -135,7 +159,9 @@ class Loop:
                 seconds=clock.seconds,
             )
         )
-        return StepRecord(metrics, composition, events)
+        record = StepRecord(metrics, composition, events, quarantine)
+        self._check_finite(update, record)
+        return record
 
     def _sample_fresh(self, step: int, clock: "_Clock") -> list[Group]:
         """B fresh groups, and more for as long as informative ones are missing and rounds left."""
@@ -181,24 +207,32 @@ class Loop:
         with clock.phase("reward"):
             return self.verify(rollouts)
 
-    def _check_verdicts(self, step: int, groups: Sequence[Group]) -> None:
+    def _check_verdicts(
+        self, step: int, groups: Sequence[Group], quarantine: tuple[Mapping[str, Any], ...]
+    ) -> None:
         verdicts = [verdict for group in groups for verdict in group.verdicts]
         bad = [verdict for verdict in verdicts if verdict.status is not VerdictStatus.OK]
         limit = self.recipe.reward.max_invalid_share
         if verdicts and len(bad) / len(verdicts) > limit:
-            raise RunStoppedError(
+            raise StoppedStepError(
                 f"The run stopped at step {step}: {len(bad)} of {len(verdicts)} verdicts are not "
                 f"ok, more than 'reward.max_invalid_share' ({limit:g}) allows; the first one is "
-                f"{bad[0].status.value}: {bad[0].detail}"
+                f"{bad[0].status.value}: {bad[0].detail}",
+                quarantine,
             )
 
-    def _check_finite(self, step: int, update: UpdateReport) -> None:
-        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if update.nonfinite else 0
+    def _check_finite(self, update: UpdateReport, record: StepRecord) -> None:
+        if update.nonfinite:
+            self._nonfinite_in_a_row += 1
+        elif update.updates:  # a step without groups says nothing either way
+            self._nonfinite_in_a_row = 0
         limit = self.recipe.training.max_nonfinite_steps
         if self._nonfinite_in_a_row >= limit:
-            raise RunStoppedError(
-                f"The run stopped at step {step}: loss or gradient was not finite in {limit} steps "
-                "in a row; lower 'training.learning_rate', or look at the model's number type."
+            raise StoppedStepError(
+                f"The run stopped at step {self.step}: loss or gradient was not finite in {limit} steps "
+                "in a row; lower 'training.learning_rate', or look at the model's number type.",
+                record.quarantine,
+                record,
             )
 
     def state_dict(self) -> dict[str, Any]:
