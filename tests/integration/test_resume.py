@@ -387,7 +387,7 @@ def test_a_process_asked_to_leave_saves_says_how_to_go_on_and_can(ingredients, t
     run, log = tmp_path / "a run", tmp_path / "log"
     recipe = str(ingredients / "recipe.yaml")
     process = forked("none", 0, log, "train", recipe, "steps=100000", "--output", str(run))
-    wait_for_lines(run / "metrics.jsonl", 2)
+    wait_for_lines(run / "metrics.jsonl", 2, process)
     os.kill(process.pid, number)
     process.join(60)
     said = " ".join(log.read_text().split())
@@ -432,7 +432,7 @@ def test_a_second_signal_leaves_at_once(ingredients, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     recipe = str(ingredients / "recipe.yaml")
     process = forked("stuck", 2, log, "train", recipe, "--output", str(run))
-    wait_for_lines(run / "metrics.jsonl", 1)
+    wait_for_lines(run / "metrics.jsonl", 1, process)
     os.kill(process.pid, signal.SIGTERM)
     process.join(0.5)
     assert process.is_alive()
@@ -441,8 +441,9 @@ def test_a_second_signal_leaves_at_once(ingredients, tmp_path):
     assert process.exitcode == 128 + signal.SIGTERM
 
 
-def wait_for_lines(path, count):
-    deadline = time.monotonic() + 60
+def wait_for_lines(path, count, process):
+    deadline = time.monotonic() + 120
     while not path.is_file() or path.read_bytes().count(b"\n") < count:
+        assert process.is_alive(), f"the process ended with {process.exitcode}"
         assert time.monotonic() < deadline, f"{path} did not grow to {count} lines"
         time.sleep(0.005)
