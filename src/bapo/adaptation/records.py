@@ -1,6 +1,7 @@
 """What adaptation tells the ledger: the fate of every group and each event in a buffer."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bapo.adaptation.bands import Band
@@ -18,6 +19,7 @@ class GroupOutcome(StrEnum):
     NOT_ACCEPTED = "not_accepted"
     DUPLICATE = "duplicate"
     BATCH_SKIPPED = "batch_skipped"
+    UPDATE_SKIPPED = "update_skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,22 @@ class Composition:
     batch: TrainBatch
     fates: tuple[GroupFate, ...]
     band: Band
+
+    def after_skipping(self, places: Collection[int]) -> "Composition":
+        """The same, once it is known that some groups of the batch were not learned from.
+
+        Args:
+            places: Their places in the batch.
+        """
+        trained = [
+            number for number, fate in enumerate(self.fates) if fate.outcome is GroupOutcome.TRAINED
+        ]
+        skipped = {trained[place] for place in places}
+        fates = tuple(
+            replace(fate, outcome=GroupOutcome.UPDATE_SKIPPED) if number in skipped else fate
+            for number, fate in enumerate(self.fates)
+        )
+        return replace(self, fates=fates)
 
 
 class BufferEventKind(StrEnum):

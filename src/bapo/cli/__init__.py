@@ -9,6 +9,7 @@ from bapo.cli.compare import compare
 from bapo.cli.demo import demo
 from bapo.cli.evaluate import evaluate
 from bapo.cli.inspect import inspect
+from bapo.cli.options import harmless
 from bapo.cli.report import report
 from bapo.cli.train import train
 from bapo.cli.warmstart import warmstart
@@ -40,11 +41,7 @@ def main() -> None:
         app()
     except BapoError as error:
         stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-        stderr.print(f"[bold red]bapo:[/] {_escaped(error)}")
+        stderr.print(f"[bold red]bapo:[/] {harmless(error)}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _escaped(error: BapoError) -> str:
-    return str(error).replace("[", r"\[")

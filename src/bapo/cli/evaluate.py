@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bapo.cli.options import Overrides, console, quiet_libraries
+from bapo.cli.options import Overrides, console, harmless, quiet_libraries
 from bapo.config import read_yaml, resolve_recipe
 from bapo.errors import RunFolderError, SettingError
 
@@ -53,15 +53,17 @@ def evaluate(
         EvaluationRequest(prompts, samples, seed, recipe.evaluation.temperature),
         rollout=recipe.rollout,
         reward=recipe.reward,
+        notice=lambda sentence: console.print(f"[dim]{harmless(sentence)}[/]"),
     )
-    table = Table(title=f"{model} on {built.name}", title_justify="left", header_style="bold")
+    title = harmless(f"{model} on {built.name}")
+    table = Table(title=title, title_justify="left", header_style="bold")
     for name in ("level", "problems", "pass@1", f"pass@{samples}", "unsolved"):
         table.add_column(name, justify="left" if name == "level" else "right")
     levels = sorted({one.level for one in result.prompts if one.level})
     for level in [*levels, None] if len(levels) > 1 else [None]:
         part = result.of_level(level)
         table.add_row(
-            level or "all",
+            harmless(level or "all"),
             str(len(part.prompts)),
             percent(part.pass_at_1),
             percent(part.pass_at_k),

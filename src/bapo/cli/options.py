@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from bapo.errors import RunFolderError, SettingError
+from bapo.reporting.text import visible
 
 
 def _can_be_made(path: Path) -> Path:
@@ -34,6 +36,11 @@ Output = Annotated[
 
 # Lines are left whole: a path that was broken in two could not be copied.
 console = Console(highlight=False, soft_wrap=True)
+
+
+def harmless(text: object) -> str:
+    """A text for `console` whose control codes and markup are shown and do nothing."""
+    return escape(visible(str(text)))
 
 
 def listed(text: str, name: str) -> list[str]:

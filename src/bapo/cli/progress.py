@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bapo.cli.options import harmless
 from bapo.evaluation import Evaluation
 from bapo.training import Metric
 
@@ -67,7 +68,7 @@ class TerminalProgress:
 
     def stage(self, text: str) -> None:
         """A stage of the run begins."""
-        self._console.print(f"[dim]{self._title}: {text}[/]")
+        self._console.print(f"[dim]{self._title}: {harmless(text)}[/]")
 
     def trained(self, step: int, steps: int, metrics: Mapping[str, Metric]) -> None:
         """A training step is done."""

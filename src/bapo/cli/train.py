@@ -16,15 +16,21 @@ def train(
         bool,
         typer.Option("--resume", help="Go on with the run in --output from its last checkpoint."),
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop before step 1 if a row of the data is bad.")
+    ] = False,
 ) -> None:
     """Train a policy as a recipe says.
+
+    Rows of the data that cannot be used are set aside, each with its reason, in quarantine.jsonl.
 
     Ctrl-C or SIGTERM lets the step finish and saves the run; with --resume it goes on, also after
     it was killed or the machine went down.
 
     Example: bapo train countdown algorithm=bapo steps=60 --output runs/countdown
     """
-    resolved = load_recipe(recipe, overrides or ())
+    given = [*(overrides or ()), *(["task.strict=true"] if strict else [])]
+    resolved = load_recipe(recipe, given)
     from bapo.cli.progress import TerminalProgress, percent
     from bapo.training import train as run_training
 

@@ -172,7 +172,8 @@ def recipe_as_mapping(recipe: Recipe) -> dict[str, Any]:
     plain = as_plain_values(dataclasses.asdict(recipe))
     order = ["algorithm", "model", "task", "seed", "steps", *SECTIONS]
     task = plain["task"]
-    plain["task"] = {"name": task["name"], **task["options"]}
+    options = task.pop("options")
+    plain["task"] = {**task, **options}
     return {name: plain[name] for name in order}
 
 
@@ -206,7 +207,8 @@ def _normalise(content: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[name] = dict(cast("Mapping[str, Any]", section))
     task = merged.get("task", {})
-    own = {key: task.pop(key) for key in list(task) if key not in ("name", "options")}
+    fields = {item.name for item in dataclasses.fields(TaskSettings)}
+    own = {key: task.pop(key) for key in list(task) if key not in fields}
     if own:
         options: Any = task.get("options", {})
         if not isinstance(options, Mapping):

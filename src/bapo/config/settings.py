@@ -32,6 +32,21 @@ class TaskSettings:
 
     name: str = setting("", "name of the task, such as countdown, or dataset for your own data")
     options: dict[str, Any] = setting({}, "the task's own settings, see docs/tasks.md")
+    strict: bool = setting(
+        False,
+        "stop before step 1 at the first row that cannot be used, instead of setting it aside",
+    )
+    max_bad_share: float = setting(
+        0.1,
+        "share of a data set's rows that may be set aside; with more, nothing is run",
+        low=0,
+        high=1,
+    )
+
+    @property
+    def bad_share_allowed(self) -> float:
+        """The limit that holds: `max_bad_share`, or 0 where the recipe is strict."""
+        return 0.0 if self.strict else self.max_bad_share
 
 
 @dataclass(frozen=True, slots=True)

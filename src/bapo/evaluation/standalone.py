@@ -1,14 +1,16 @@
 """Evaluates a model on a task, outside any run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bapo.config import ModelSettings, RewardSettings, RolloutSettings
+from bapo.errors import DataError
 from bapo.evaluation.measure import Evaluation, evaluate
-from bapo.reward import VerifierPool, check_verifier, verify_rollouts
+from bapo.reward import VerifierPool, check_verifier, column_faults, verify_rollouts
 from bapo.rollout import EmbeddedEngine, load_policy
-from bapo.tasks import Task
-from bapo.types import Group, Rollout
+from bapo.tasks import Check, Task, faults_of
+from bapo.types import Group, Prompt, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ def evaluate_model(
     *,
     rollout: RolloutSettings,
     reward: RewardSettings,
+    notice: Callable[[str], None],
 ) -> Evaluation:
     """Loads a model and measures it on a task's held-out prompts.
 
@@ -48,17 +51,18 @@ def evaluate_model(
         request: How many prompts and completions.
         rollout: Limits of sampling.
         reward: Limits of verification.
+        notice: Told in a sentence of prompts that cannot be used and are left out.
 
     Raises:
         BapoError: Model, data or verifier are wrong; the message says what, where, and the cure.
     """
     policy = load_policy(model)
     engine = EmbeddedEngine.of_policy(policy, rollout)
-    prompts = task.evaluation_prompts(request.prompts)
-    engine.encoder.check(prompts)
     engine.publish(0, dict(policy.model.named_parameters()), share=True)
     with VerifierPool(verifier, reward) as pool:
-        check_verifier(pool, prompts)
+        check_verifier(pool)
+        checks = (engine.encoder.faults, partial(column_faults, pool))
+        prompts = _usable(task.evaluation_prompts(request.prompts), checks, notice)
 
         def verify(rollouts: Sequence[Rollout]) -> list[Group]:
             return verify_rollouts(pool, rollouts)
@@ -74,3 +78,20 @@ def evaluate_model(
             temperature=request.temperature,
             examples=request.examples,
         )
+
+
+def _usable(
+    asked: Sequence[Prompt], checks: Sequence[Check], notice: Callable[[str], None]
+) -> list[Prompt]:
+    """The prompts that pass all checks; the others are said."""
+    faults = faults_of(asked, checks)
+    if faults:
+        name, reason = next(iter(faults.items()))
+        sentence = (
+            f"{len(faults)} of {len(asked)} held-out prompts cannot be used, the first of them "
+            f"'{name}': {reason}."
+        )
+        if len(faults) == len(asked):
+            raise DataError(sentence)
+        notice(sentence)
+    return [one for one in asked if one.prompt_id not in faults]

@@ -1,7 +1,31 @@
-"""Reads run folders and shows them: one HTML report, and plain tables for `bapo inspect`."""
+"""Reads run folders and shows them: one HTML report, and plain tables for `bapo inspect`.
 
-from bapo.reporting.inspection import RunSummary, Table, summarise_run
-from bapo.reporting.page import write_report
-from bapo.reporting.runs import RunRecord, find_runs
+The names below are loaded when they are first used, so that `bapo.reporting.text` can be had
+without the figures' libraries.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bapo.reporting.inspection import RunSummary, Table, summarise_run
+    from bapo.reporting.page import write_report
+    from bapo.reporting.runs import RunRecord, find_runs
 
 __all__ = ["RunRecord", "RunSummary", "Table", "find_runs", "summarise_run", "write_report"]
+
+_HOMES = {
+    "RunRecord": "runs",
+    "RunSummary": "inspection",
+    "Table": "inspection",
+    "find_runs": "runs",
+    "summarise_run": "inspection",
+    "write_report": "page",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public name `name`, from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bapo.reporting' has no attribute '{name}'")
+    return getattr(import_module(f"bapo.reporting.{_HOMES[name]}"), name)

@@ -8,17 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bapo.reward.checks import check_verifier
+    from bapo.reward.checks import check_verifier, column_faults
     from bapo.reward.groups import count_statuses, verify_rollouts
     from bapo.reward.latency import SlowSample
     from bapo.reward.pool import VerifierPool
 
-__all__ = ["SlowSample", "VerifierPool", "check_verifier", "count_statuses", "verify_rollouts"]
+__all__ = [
+    "SlowSample",
+    "VerifierPool",
+    "check_verifier",
+    "column_faults",
+    "count_statuses",
+    "verify_rollouts",
+]
 
 _HOMES = {
     "SlowSample": "latency",
     "VerifierPool": "pool",
     "check_verifier": "checks",
+    "column_faults": "checks",
     "count_statuses": "groups",
     "verify_rollouts": "groups",
 }

@@ -28,19 +28,28 @@ class Interface(NamedTuple):
         required: Those of them without a default.
         takes_any: Whether it takes every column (`**columns`).
         golden: `(completion, columns, expected_correct)` from its module's `GOLDEN`.
+        checks_columns: Whether its module has a `check_columns`.
     """
 
     named: list[str]
     required: list[str]
     takes_any: bool
     golden: list[tuple[str, dict[str, Any], bool]]
+    checks_columns: bool
 
 
 class Verifier(NamedTuple):
-    """A loaded verifier."""
+    """A loaded verifier.
+
+    Attributes:
+        function: The verifier.
+        interface: What it takes.
+        check: The `check_columns` of its module: says of one row's columns why they are useless.
+    """
 
     function: Callable[..., Any]
     interface: Interface
+    check: Callable[..., Any] | None
 
 
 def resolve_name(name: str) -> str:
@@ -85,7 +94,11 @@ def load_verifier(name: str) -> Verifier:
         )
     named, required, takes_any = _columns_of(function, name)
     golden = _golden_cases(getattr(module, "GOLDEN", []), name)
-    return Verifier(function, Interface(named, required, takes_any, golden))
+    check = getattr(module, "check_columns", None)
+    if check is not None and not callable(check):
+        raise LoadError(f"check_columns beside the verifier '{name}' must be a function.")
+    interface = Interface(named, required, takes_any, golden, check is not None)
+    return Verifier(function, interface, check)
 
 
 def _import(place: str, name: str) -> ModuleType:

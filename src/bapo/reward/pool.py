@@ -68,9 +68,8 @@ class VerifierPool:
 
     Every loop is bounded: an item is run at most twice, each time for at most the limit; a verifier
     that cannot be started again three times in a row is a `VerifierError`. Verdicts do not depend
-    on chunks or workers unless the verifier itself keeps state. A checkpoint keeps nothing.
-
-    The pool works in the thread that calls it: `submit` and `poll` never wait, `collect` does.
+    on chunks or workers unless the verifier itself keeps state. A checkpoint keeps nothing. It all
+    happens in the thread that calls the pool: `submit` and `poll` never wait, `collect` does.
 
     Args:
         verifier: `module:function`, or `file.py:function`.
@@ -146,6 +145,11 @@ class VerifierPool:
         return tuple(self._interface.get("required", ()))
 
     @property
+    def checks_columns(self) -> bool:
+        """Whether there is a `check_columns` beside the verifier."""
+        return self._interface.get("checks_columns", False)
+
+    @property
     def worker_pids(self) -> tuple[int, ...]:
         """The process ids of the workers there are now."""
         return tuple(worker.process.pid for worker in self._workers)
@@ -164,8 +168,8 @@ class VerifierPool:
         """
         return self.collect(self.submit(items))
 
-    def submit(self, items: Sequence[tuple[str, Columns]]) -> Ticket:
-        """Hands items over and returns at once; see `verify`."""
+    def submit(self, items: Sequence[tuple[str | None, Columns]]) -> Ticket:
+        """Hands items over and returns at once; without a completion, columns are checked."""
         self._opened()
         ticket = self._queue.submit(items)
         self._advance(wait=False)

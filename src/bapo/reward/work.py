@@ -35,7 +35,7 @@ class Item:
         number: Unique in its queue.
         ticket: The submission that it belongs to.
         place: Its place in the submission.
-        completion: The text, for reports.
+        completion: The text, for reports; None where only the columns are to be checked.
         body: `[number, completion, columns]` in JSON.
         ran_before: Whether a worker broke under it before.
     """
@@ -43,7 +43,7 @@ class Item:
     number: int
     ticket: Ticket
     place: int
-    completion: str
+    completion: str | None
     body: bytes = b""
     ran_before: bool = False
 
@@ -72,7 +72,7 @@ class WorkQueue:
         """Whether items wait that only a fresh worker may run, alone."""
         return bool(self._doubtful)
 
-    def submit(self, items: Sequence[tuple[str, Columns]]) -> Ticket:
+    def submit(self, items: Sequence[tuple[str | None, Columns]]) -> Ticket:
         """Takes items in; one whose columns are not JSON values is `error` at once."""
         ticket = Ticket([None] * len(items), len(items))
         for place, (completion, columns) in enumerate(items):
@@ -125,7 +125,8 @@ class WorkQueue:
 
     def settle(self, item: Item, verdict: Verdict) -> None:
         """Writes the final verdict down."""
-        self._log.add(verdict, item.completion)
+        if item.completion is not None:
+            self._log.add(verdict, item.completion)
         item.ticket.verdicts[item.place] = verdict
         item.ticket.missing -= 1
 

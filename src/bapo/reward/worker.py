@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from bapo.reward.loading import Interface, LoadError, describe, load_verifier
-from bapo.reward.outcomes import Outcome, error, outcome_of
+from bapo.reward.loading import Interface, LoadError, Verifier, describe, load_verifier
+from bapo.reward.outcomes import Outcome, error, invalid, outcome_of
 from bapo.reward.protocol import encode, read_message, write_all
 
 
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
     sys.path[:] = setup["path"]
     os.environ.pop("PYTHONPATH", None)  # it only served to find this package
     try:
-        function, interface = load_verifier(setup["verifier"])
-        ready = encode({"interface": interface._asdict()})
+        verifier = load_verifier(setup["verifier"])
+        ready = encode({"interface": verifier.interface._asdict()})
     except LoadError as failure:
         write_all(channel, encode({"failed": str(failure)}))
         return
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         write_all(channel, encode({"failed": sentence}))
         return
     write_all(channel, ready)
-    serve(channel, function, interface)
+    serve(channel, verifier)
 
 
 def die_with_the_pool(lifeline: int) -> None:
@@ -79,7 +79,7 @@ def limit_resources(memory_megabytes: int, file_megabytes: int) -> None:
         resource.setrlimit(limit, (bounded, bounded))
 
 
-def serve(channel: int, function: Callable[..., Any], interface: Interface) -> None:
+def serve(channel: int, verifier: Verifier) -> None:
     """Answers chunks until the pool closes the channel.
 
     Each item is called alone: only so can the pool know which one hangs, and answer the others.
@@ -87,12 +87,15 @@ def serve(channel: int, function: Callable[..., Any], interface: Interface) -> N
     own_process = os.getpid()
     while True:
         try:
-            chunk = cast("list[tuple[int, str, dict[str, Any]]]", read_message(channel))
+            chunk = cast("list[tuple[int, str | None, dict[str, Any]]]", read_message(channel))
         except EOFError:
             return
         for item, completion, columns in chunk:
             start = time.perf_counter()
-            outcome = verify_one(function, interface, completion, columns)
+            if completion is None:
+                outcome = check_one(verifier, columns)
+            else:
+                outcome = verify_one(verifier.function, verifier.interface, completion, columns)
             if os.getpid() != own_process:  # a child that the verifier forked came back here
                 os._exit(0)
             milliseconds = (time.perf_counter() - start) * 1000.0
@@ -124,6 +127,17 @@ def verify_one(
     # here, and only here, and is counted as what it is: an error of the verifier.
     except BaseException as raised:
         return error(f"The verifier raised {describe(raised)}.")
+
+
+def check_one(verifier: Verifier, columns: dict[str, Any]) -> Outcome:
+    """Asks `check_columns` about the columns of one row: `ok`, or `invalid` with its reason."""
+    assert verifier.check is not None  # the pool asks no other
+    try:
+        reason = verifier.check(**columns)
+    # As above: the user's code may raise anything, and then says so of the row.
+    except BaseException as raised:
+        return invalid(describe(raised))
+    return invalid(str(reason)) if reason else Outcome("ok", True, 1.0, "")
 
 
 if __name__ == "__main__":

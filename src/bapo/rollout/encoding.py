@@ -86,6 +86,25 @@ class PromptEncoder:
                 "positions are the limit."
             )
 
+    def faults(self, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """Why prompts cannot be sampled for, with the cure, by the id of each that cannot.
+
+        Raises:
+            ModelError: A prompt is a chat and the tokenizer has no chat template.
+        """
+        found: dict[str, str] = {}
+        for prompt in prompts:
+            size = len(self.encode(prompt))
+            if size == 0:
+                found[prompt.prompt_id] = "its prompt has no tokens; give it a text"
+            elif size > self.limit:
+                found[prompt.prompt_id] = (
+                    f"its prompt has {size} tokens, more than the {self.limit} that fit; shorten "
+                    "it, raise 'rollout.max_prompt_tokens', or lower 'rollout.max_new_tokens' if "
+                    "the model's positions are the limit"
+                )
+        return found
+
     def decode(self, token_ids: Sequence[int] | IntArray) -> str:
         """The text of some tokens, without special tokens."""
         return self.decode_all([token_ids])[0]

@@ -2,5 +2,18 @@
 
 from bapo.tasks.base import Task, WorkedTask
 from bapo.tasks.registry import TASKS, build_task, build_worked_task, verifier_name
+from bapo.tasks.screening import Check, QuarantinedRow, ScreenedData, faults_of, screen
 
-__all__ = ["TASKS", "Task", "WorkedTask", "build_task", "build_worked_task", "verifier_name"]
+__all__ = [
+    "TASKS",
+    "Check",
+    "QuarantinedRow",
+    "ScreenedData",
+    "Task",
+    "WorkedTask",
+    "build_task",
+    "build_worked_task",
+    "faults_of",
+    "screen",
+    "verifier_name",
+]

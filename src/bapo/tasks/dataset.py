@@ -17,7 +17,8 @@ from typing import Any, Final
 from bapo.config import parse_section, setting
 from bapo.errors import DataError, SettingError
 from bapo.tasks.prompts import PromptBuilder, PromptShape, UnusableRowError
-from bapo.tasks.sources import BadRow, Source, open_source
+from bapo.tasks.screening import RowReport
+from bapo.tasks.sources import BadRow, Source, excerpt, open_source
 from bapo.types import Prompt
 
 _DEFAULT_SHARE: Final = 0.1
@@ -65,15 +66,16 @@ class Dataset:
 
     Args:
         settings: Where the rows are and how they become prompts.
+        max_bad_share: Rows of each source that may be unusable, in [0, 1].
 
     Raises:
         SettingError: The settings do not fit together.
-        DataError: A file cannot be read, or holds rows that cannot be used.
+        DataError: A file cannot be read, or holds too many rows that cannot be used.
     """
 
     verifier: str = ""
 
-    def __init__(self, settings: DatasetSettings) -> None:
+    def __init__(self, settings: DatasetSettings, max_bad_share: float = 0.0) -> None:
         _check_together(settings)
         self._settings = settings
         builder = PromptBuilder(
@@ -95,13 +97,13 @@ class Dataset:
         rows = _Rows.read(source, builder)
         held_out = _held_out_source(settings)
         if held_out is None:
-            rows.refuse_bad()
+            self.reports = (rows.report(max_bad_share),)
             training, evaluation = self._split(rows)
         else:
             apart = _Rows.read(held_out, builder)
-            apart.refuse_bad()
+            held_out_report = apart.report(max_bad_share)
             rows.set_aside_shared(apart)
-            rows.refuse_bad()
+            self.reports = (rows.report(max_bad_share), held_out_report)
             training, evaluation = [*rows.prompts.values()], [*apart.prompts.values()]
         self._training = tuple(training)
         # In the order of a hash, so that the first few are a fair sample of a sorted file.
@@ -142,12 +144,14 @@ class _Rows:
 
     Attributes:
         source: Where they come from.
+        count: All of them.
         prompts: Usable prompts by their line, in order; every id once.
         bad: The others.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.count = 0
         self.prompts: dict[int, Prompt] = {}
         self.bad: list[BadRow] = []
 
@@ -161,6 +165,7 @@ class _Rows:
         rows = cls(source)
         lines: dict[str, int] = {}
         for row in source.rows():
+            rows.count += 1
             if isinstance(row, BadRow):
                 rows.bad.append(row)
                 continue
@@ -171,7 +176,7 @@ class _Rows:
                     raise UnusableRowError(builder.repeated(prompt.prompt_id, source.place(first)))
                 rows.prompts[row.line] = prompt
             except UnusableRowError as error:
-                rows.bad.append(BadRow(row.line, str(error)))
+                rows.bad.append(BadRow(row.line, str(error), excerpt(repr(row.values))))
         if not rows.prompts and not rows.bad:
             raise DataError(f"The data set '{source.name}' is empty; it needs one row a problem.")
         return rows
@@ -183,18 +188,19 @@ class _Rows:
             if text_of(prompt) in there:
                 place = held_out.source.place(there[text_of(prompt)])
                 reason = f"its prompt is held out too, in {place}; keep one of the two"
-                self.bad.append(BadRow(line, reason))
+                self.bad.append(BadRow(line, reason, excerpt(text_of(prompt))))
                 del self.prompts[line]
 
-    def refuse_bad(self) -> None:
-        """Raises a `DataError` with the first bad row and the number of bad rows, if any."""
-        if not self.bad:
-            return
-        first = min(self.bad, key=lambda row: row.line)
-        place = self.source.place(first.line)
-        others = len(self.bad) - 1
-        also = f" (nor can {others} more)" if others else ""
-        raise DataError(f"{place[0].upper()}{place[1:]} cannot be used{also}: {first.reason}.")
+    def report(self, max_bad_share: float) -> RowReport:
+        """What became of the rows.
+
+        Raises:
+            DataError: Too many of them cannot be used.
+        """
+        lines = {prompt.prompt_id: line for line, prompt in self.prompts.items()}
+        report = RowReport(self.source.name, self.source.unit, self.count, lines, tuple(self.bad))
+        report.refuse_if_bad(max_bad_share)
+        return report
 
 
 def text_of(prompt: Prompt) -> str:
@@ -241,6 +247,6 @@ def _fraction(purpose: str, text: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def build_dataset(options: Mapping[str, Any]) -> Dataset:
-    """The task from a recipe's options."""
-    return Dataset(parse_section(DatasetSettings, options, "task"))
+def build_dataset(options: Mapping[str, Any], max_bad_share: float = 0.0) -> Dataset:
+    """The task from a recipe's options; by default every row must be usable."""
+    return Dataset(parse_section(DatasetSettings, options, "task"), max_bad_share)

@@ -1,8 +1,7 @@
 """The tasks that a recipe may name. A new one is a file in this room and a line in `TASKS`."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from bapo.config import RewardSettings, TaskSettings, nearest_name
 from bapo.errors import SettingError
@@ -10,14 +9,14 @@ from bapo.tasks.base import Task, WorkedTask
 from bapo.tasks.countdown import build_countdown
 from bapo.tasks.dataset import build_dataset
 
-TaskBuilder = Callable[[Mapping[str, Any]], Task]
+TaskBuilder = Callable[[TaskSettings], Task]
 
 TASKS: Final[Mapping[str, TaskBuilder]] = {
-    "countdown": build_countdown,
-    "countdown-3": partial(build_countdown, numbers=(3,)),
-    "countdown-4": partial(build_countdown, numbers=(4,)),
-    "countdown-34": partial(build_countdown, numbers=(3, 4)),
-    "dataset": build_dataset,
+    "countdown": lambda settings: build_countdown(settings.options),
+    "countdown-3": lambda settings: build_countdown(settings.options, (3,)),
+    "countdown-4": lambda settings: build_countdown(settings.options, (4,)),
+    "countdown-34": lambda settings: build_countdown(settings.options, (3, 4)),
+    "dataset": lambda settings: build_dataset(settings.options, settings.bad_share_allowed),
 }
 
 
@@ -32,7 +31,7 @@ def build_task(settings: TaskSettings) -> Task:
         raise SettingError(
             f"Unknown task '{settings.name}': {nearest_name(settings.name, [*TASKS])}"
         )
-    return TASKS[settings.name](settings.options)
+    return TASKS[settings.name](settings)
 
 
 def build_worked_task(settings: TaskSettings) -> WorkedTask:

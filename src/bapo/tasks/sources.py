@@ -21,7 +21,9 @@ _FILES: Final = (".jsonl", ".parquet")
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NOT_UTF8: Final = "it holds text that is not UTF-8; write its texts as UTF-8"
 _STORE: Final = "store it as text or as a finite number"
+_ONE_OBJECT: Final = "write one JSON object on each line"
 _LONGEST_REASON: Final = 300
+_LONGEST_EXCERPT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used: its number in the source, from 1, and why, with the cure."""
+    """A row that cannot be used.
+
+    Attributes:
+        line: Its number in the source, from 1.
+        reason: Why, with the cure.
+        content: How it begins, as text.
+    """
 
     line: int
     reason: str
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +120,21 @@ def _json_lines(file: Path) -> Iterator[Row | BadRow]:
 
 
 def _parse_line(line: int, raw: bytes) -> Row | BadRow:
-    cure = "write one JSON object on each line"
     try:
         value: Any = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return BadRow(line, f"it is not UTF-8 at byte {error.start + 1}; save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        return BadRow(line, f"it is not JSON ({error.msg} at column {error.colno}); {cure}")
-    except RecursionError:
-        return BadRow(line, "its JSON is nested too deeply; flatten it")
-    except ValueError as error:  # a whole number of thousands of digits
-        return BadRow(line, f"its JSON cannot be read ({error}); {cure}")
-    if not isinstance(value, dict):
+        if isinstance(value, dict):
+            return _checked(line, cast("dict[str, Any]", value))
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
-        return BadRow(line, f"it holds {kind} and not an object; {cure}")
-    return _checked(line, cast("dict[str, Any]", value))
+        reason = f"it holds {kind} and not an object; {_ONE_OBJECT}"
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 at byte {error.start + 1}; save the file as UTF-8"
+    except json.JSONDecodeError as error:
+        reason = f"it is not JSON ({error.msg} at column {error.colno}); {_ONE_OBJECT}"
+    except RecursionError:
+        reason = "its JSON is nested too deeply; flatten it"
+    except ValueError as error:  # a whole number of thousands of digits
+        reason = f"its JSON cannot be read ({error}); {_ONE_OBJECT}"
+    return BadRow(line, reason, excerpt(raw[: 4 * _LONGEST_EXCERPT].decode(errors="replace")))
 
 
 def _parquet_rows(file: Path) -> Iterator[Row | BadRow]:
@@ -183,7 +192,21 @@ def _checked(line: int, values: dict[str, Any]) -> Row | BadRow:
         return Row(line, _as_json(values))
     except (TypeError, ValueError, RecursionError):
         faults = filter(None, (_fault(name, value) for name, value in values.items()))
-        return BadRow(line, next(faults, "its JSON is nested too deeply; flatten it"))
+        reason = next(faults, "its JSON is nested too deeply; flatten it")
+        return BadRow(line, reason, excerpt(_written(values)))
+
+
+def excerpt(text: str) -> str:
+    """How a text begins, short enough to be kept beside a reason."""
+    return text if len(text) <= _LONGEST_EXCERPT else text[: _LONGEST_EXCERPT - 3] + "..."
+
+
+def _written(values: dict[str, Any]) -> str:
+    """A row as text, whatever it holds."""
+    try:
+        return repr(values)
+    except RecursionError:
+        return ""
 
 
 def _fault(name: str, value: Any) -> str:

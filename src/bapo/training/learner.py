@@ -43,6 +43,7 @@ class UpdateReport:
         learning_rate: Of this step.
         updates: Optimizer updates applied.
         nonfinite: Optimizer updates not applied because loss or gradient was not finite.
+        groups_skipped: Places in the batch of the groups of these updates.
         forward_tokens: Tokens read without gradient, prompts included, padding not.
         backward_tokens: Tokens read with gradient, likewise.
         objective: The metrics of `objective_metrics`.
@@ -55,6 +56,7 @@ class UpdateReport:
     learning_rate: float = 0.0
     updates: int = 0
     nonfinite: int = 0
+    groups_skipped: tuple[int, ...] = ()
     forward_tokens: int = 0
     backward_tokens: int = 0
     objective: dict[str, float | None] = field(default_factory=dict)
@@ -143,11 +145,12 @@ class Learner:
         sums: dict[str, float] = {name: 0.0 for name in SUM_NAMES}
         losses: list[float] = []
         norms: list[float] = []
-        for rows in minis:
+        for start, rows in enumerate(minis):
             loss, norm = self._optimizer_update(rows, sums)
             report.backward_tokens += sum(row.length for row in rows)
             if loss is None or norm is None:
                 report.nonfinite += 1
+                report.groups_skipped += tuple(range(start, len(batch.entries), len(minis)))
             else:
                 losses.append(loss)
                 norms.append(norm)

@@ -229,8 +229,9 @@ class Loop:
         limit = self.recipe.training.max_nonfinite_steps
         if self._nonfinite_in_a_row >= limit:
             raise StoppedStepError(
-                f"The run stopped at step {self.step}: loss or gradient was not finite in {limit} steps "
-                "in a row; lower 'training.learning_rate', or look at the model's number type.",
+                f"The run stopped at step {self.step}: loss or gradient was not finite in {limit} "
+                "steps in a row; lower 'training.learning_rate', or look at the model's number "
+                "type.",
                 record.quarantine,
                 record,
             )

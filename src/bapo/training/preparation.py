@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,9 +14,9 @@ from accelerate.tracking import get_available_trackers
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe
 from bapo.errors import SettingError, VerifierError
-from bapo.reward import VerifierPool, check_verifier, verify_rollouts
+from bapo.reward import VerifierPool, check_verifier, column_faults, verify_rollouts
 from bapo.rollout import EmbeddedEngine, Policy, load_policy, probe_rows
-from bapo.tasks import Task, build_task, verifier_name
+from bapo.tasks import ScreenedData, build_task, screen, verifier_name
 from bapo.training.learner import Learner
 from bapo.training.loop import Loop
 from bapo.training.policy_sync import EnginePolicies
@@ -39,11 +40,13 @@ class RunData:
         training: Prompts to train on.
         held_out: Prompts to be measured on.
         probed: The training prompts that are measured before and after.
+        screened: The account of all rows.
     """
 
     training: Sequence[Prompt]
     held_out: Sequence[Prompt]
     probed: Sequence[Prompt]
+    screened: ScreenedData
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class RunParts:
         stream: Training prompts in order.
         adaptation: Buffers and band.
         loop: Joins them.
+        pool: The verifier processes.
         accelerator: Device, precision, trackers.
     """
 
@@ -68,6 +72,7 @@ class RunParts:
     stream: PromptStream
     adaptation: Adaptation
     loop: Loop
+    pool: VerifierPool
     accelerator: Accelerator
 
     @property
@@ -92,10 +97,16 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     policy = load_policy(recipe.model)
     task = build_task(recipe.task)
     engine = EmbeddedEngine.of_policy(policy, recipe.rollout)
-    data = read_data(recipe, task)
-    engine.encoder.check([*data.training, *data.held_out])
     pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
-    check_verifier(pool, [*data.training, *data.held_out])
+    check_verifier(pool)
+    checks = (engine.encoder.faults, partial(column_faults, pool))
+    screened = screen(task, recipe.evaluation.prompts, checks, recipe.task.bad_share_allowed)
+    data = _data(recipe, screened)
+    if screened.quarantined:
+        progress.stage(
+            f"rows of the data that cannot be used and are set aside: {len(screened.quarantined)}; "
+            "quarantine.jsonl says why"
+        )
 
     accelerator = _accelerator(recipe, policy, output)
     learner = Learner(
@@ -129,7 +140,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         adaptation=adaptation,
         learner=learner,
     )
-    return RunParts(policy, data, learner, policies, stream, adaptation, loop, accelerator)
+    return RunParts(policy, data, learner, policies, stream, adaptation, loop, pool, accelerator)
 
 
 def try_verifier(recipe: Recipe, parts: RunParts) -> None:
@@ -163,11 +174,10 @@ def try_verifier(recipe: Recipe, parts: RunParts) -> None:
         )
 
 
-def read_data(recipe: Recipe, task: Task) -> RunData:
-    """The task's prompts: to train on, to be measured on, and to be probed before and after."""
-    training = task.training_prompts()
-    held_out = task.evaluation_prompts(recipe.evaluation.prompts)
-    return RunData(training, held_out, training[: recipe.evaluation.training_prompts])
+def _data(recipe: Recipe, screened: ScreenedData) -> RunData:
+    """The prompts to train on, to be measured on, and to be probed before and after."""
+    probed = screened.training[: recipe.evaluation.training_prompts]
+    return RunData(screened.training, screened.held_out, probed, screened)
 
 
 def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:

@@ -15,11 +15,14 @@ _FREE = {
     "reward.recycle_after",
     "reward.workers",
     "rollout.probe_tolerance",
+    "task.max_bad_share",
+    "task.strict",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.max_nonfinite_steps",
 }
-"""Settings that change what is watched, kept or tolerated, and no number that is trained on."""
+"""Settings that change what is watched, kept or tolerated, and no number that is trained on; that
+the prompts are still the same is checked apart."""
 
 _SAID = {
     "model.device",

@@ -16,10 +16,11 @@ from accelerate.utils import set_seed
 from bapo.config import Recipe, recipe_as_mapping
 from bapo.errors import RunFolderError, RunInterruptedError
 from bapo.evaluation import UnsolvedReport, evaluate, unsolved_report
+from bapo.training.account import quarantined_row_lines, row_lines
 from bapo.training.checkpoints import Checkpoint, CheckpointStore
 from bapo.training.durable import sync_tree
 from bapo.training.interruption import Interruption
-from bapo.training.loop import Loop, StepRecord
+from bapo.training.loop import Loop, StepRecord, StoppedStepError
 from bapo.training.preparation import RunParts, prepare, try_verifier
 from bapo.training.progress import Progress, Silence
 from bapo.training.run_folder import (
@@ -28,7 +29,10 @@ from bapo.training.run_folder import (
     EXAMPLES,
     LEDGER,
     METRICS,
+    QUARANTINE,
+    ROWS,
     SUMMARY,
+    VERIFIER,
     RunFolder,
     check_empty,
 )
@@ -58,6 +62,7 @@ class Run:
         totals: Cost so far.
         evaluations: Evaluations so far, by split and step.
         saved: The step of the newest checkpoint; None before the first.
+        begun: Steps that were done before this process.
     """
 
     recipe: Recipe
@@ -68,6 +73,7 @@ class Run:
     totals: Totals = field(default_factory=Totals)
     evaluations: Evaluations = field(default_factory=dict)
     saved: int | None = None
+    begun: int = 0
 
     @property
     def loop(self) -> Loop:
@@ -89,7 +95,7 @@ class Run:
         self.progress.stage("training")
         while self.loop.step < steps:
             self._between_steps()
-            self._write(self.loop.advance())
+            self._advance()
         self._between_steps()
         self.progress.stage("measuring the trained policy")
         self._measure("held_out", data.held_out)
@@ -99,6 +105,17 @@ class Run:
         self.folder.write_json(SUMMARY, summary)
         self.parts.accelerator.end_training()
         return summary
+
+    def _advance(self) -> None:
+        """Does one step and writes what it leaves behind, also where it stops the run."""
+        try:
+            self._write(self.loop.advance())
+        except StoppedStepError as stop:
+            if stop.record is None:
+                self.folder.append(QUARANTINE, stop.quarantine)
+            else:
+                self._write(stop.record)
+            raise
 
     def _between_steps(self) -> None:
         """What is due after the steps done: an evaluation, a checkpoint, leaving."""
@@ -128,6 +145,7 @@ class Run:
         store = checkpoint_store(self.folder, self.recipe)
         self.loop.charge("checkpoint", store.save(step, state))
         self.saved = step
+        self.write_verifier_report()
 
     def _measure(self, split: str, prompts: Sequence[Prompt]) -> None:
         """Evaluates the current policy on a set of prompts, unless that is done already."""
@@ -159,8 +177,10 @@ class Run:
         self.totals.rollouts += int(metrics["rollouts"] or 0)
         self.totals.tokens += int(metrics["generated_tokens"] or 0)
         self.totals.seconds += float(metrics["seconds"] or 0.0)
-        self.folder.append(METRICS, [metrics])
+        # A step counts once its metrics are there, so they come last.
+        self.folder.append(QUARANTINE, record.quarantine)
         self.folder.append(LEDGER, record.ledger_lines())
+        self.folder.append(METRICS, [metrics])
         numbers = {key: value for key, value in metrics.items() if value is not None}
         self.parts.accelerator.log(numbers, step=self.loop.step)
         self.progress.trained(self.loop.step, self.recipe.steps, metrics)
@@ -171,6 +191,20 @@ class Run:
         model.save_pretrained(self.folder.path / "model")
         self.parts.policy.tokenizer.save_pretrained(self.folder.path / "model")
         sync_tree(self.folder.path / "model")
+
+    def write_verifier_report(self) -> None:
+        """Writes verifier.json: how long verdicts took, and the slowest ones."""
+        pool = self.parts.pool
+        slowest = [asdict(one) for one in pool.slowest()]
+        self.folder.write_json(
+            VERIFIER,
+            {
+                "verifier": pool.verifier,
+                "since_step": self.begun,
+                **pool.metrics(),
+                "slowest": slowest,
+            },
+        )
 
     def _summary(self) -> dict[str, Any]:
         first, last = 0, self.loop.step
@@ -233,11 +267,14 @@ def train(
             try_verifier(recipe, parts)
             folder = RunFolder.create(output, recipe, parts.device)
             stack.callback(folder.close)
+            folder.write_lines(ROWS, row_lines(parts.data.screened))
+            folder.append(QUARANTINE, quarantined_row_lines(parts.data.screened))
             run = Run(recipe, folder, parts, watcher, interruption)
         if recipe.logging.trackers:
             run.parts.accelerator.init_trackers(
                 recipe.logging.project, config=recipe_as_mapping(recipe)
             )
+        stack.callback(run.write_verifier_report)
         stack.enter_context(interruption)
         return run.execute()
 
@@ -274,7 +311,9 @@ def _resumed(
     for change in folder.note_resumption(recipe, parts.device, step):
         progress.stage(f"resuming elsewhere, so results may differ in their last bits: {change}")
     progress.stage(f"resumed after step {step}")
-    return Run(recipe, folder, parts, progress, interruption, totals, evaluations, saved=step)
+    return Run(
+        recipe, folder, parts, progress, interruption, totals, evaluations, saved=step, begun=step
+    )
 
 
 def _newest(store: CheckpointStore, folder: RunFolder, progress: Progress) -> Checkpoint:

@@ -25,10 +25,13 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.jsonl"
 EXAMPLES = "examples.jsonl"
 LEDGER = "ledger.jsonl"
+QUARANTINE = "quarantine.jsonl"
+ROWS = "rows.jsonl"
+VERIFIER = "verifier.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 
-GROWING = (METRICS, EVALUATION, EXAMPLES, LEDGER)
+GROWING = (METRICS, EVALUATION, EXAMPLES, LEDGER, QUARANTINE)
 """The files that lines are added to."""
 
 
@@ -119,7 +122,7 @@ class RunFolder:
         Raises:
             RunFolderError: The file cannot be written.
         """
-        lines = "".join(json.dumps(dict(item), allow_nan=False) + "\n" for item in items)
+        lines = _json_lines(items)
         try:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(lines)
@@ -149,6 +152,11 @@ class RunFolder:
             RunFolderError: The file cannot be written.
         """
         text = json.dumps(dict(content), indent=2, allow_nan=False) + "\n"
+        self._replace(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_lines(self, name: str, items: Iterable[Mapping[str, Any]]) -> None:
+        """Writes a file of one JSON object a line whole; see `write_json`."""
+        text = _json_lines(items)
         self._replace(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -245,6 +253,10 @@ def check_empty(path: Path) -> None:
             f"The folder '{path}' is not empty; go on with the run that is in it with --resume, "
             "name another folder with --output, or remove it."
         )
+
+
+def _json_lines(items: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(dict(item), allow_nan=False) + "\n" for item in items)
 
 
 def _ends_line(path: Path, position: int) -> bool:

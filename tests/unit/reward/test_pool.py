@@ -5,7 +5,7 @@ import time
 import pytest
 
 from bapo.errors import VerifierError
-from bapo.reward import check_verifier, verify_rollouts
+from bapo.reward import check_verifier, column_faults, verify_rollouts
 from bapo.types import ChatMessage, Verdict, VerdictStatus
 from tests.builders import make_completion, make_prompt, make_rollout
 from tests.unit.reward.helpers import make_pool, verify_texts, write_verifier
@@ -241,16 +241,49 @@ def verify(completions): raise KeyError("gold")
         check_verifier(pool)
 
 
-def test_a_prompt_without_a_column_that_is_needed_stops_the_run():
+def test_prompts_whose_columns_are_missing_or_make_no_sense_are_named_with_a_reason():
     prompts = [
         make_prompt("a", columns={"numbers": [1], "target": 1, "answer_format": "steps"}),
         make_prompt("b", columns={"numbers": [1], "answer_format": "steps"}),
     ]
-    with (
-        make_pool(COUNTDOWN) as pool,
-        pytest.raises(VerifierError, match=r"'target', which the prompt 'b' lacks"),
-    ):
-        check_verifier(pool, prompts)
+    prompts.append(
+        make_prompt("c", columns={"numbers": [1], "target": "one", "answer_format": "steps"})
+    )
+    with make_pool(COUNTDOWN) as pool:
+        assert column_faults(pool, prompts) == {
+            "b": f"the verifier '{COUNTDOWN}' needs the column 'target', which it lacks; its "
+            "columns are numbers, answer_format",
+            "c": f"the verifier '{COUNTDOWN}' cannot use it (The column 'target' must be a whole "
+            "number, but is 'one')",
+        }
+        assert pool.metrics()["verdicts_ok"] == 0  # columns are no verdicts
+
+
+CHECKED = """
+import time
+
+def check_columns(answer, **columns):
+    if answer == "hang":
+        time.sleep(60)
+    if answer == "odd":
+        return "odd is not a number."
+    return None if answer != "raise" else int(answer)
+
+def verify(completions, answer):
+    return [1.0 for _ in completions]
+"""
+
+
+def test_a_check_of_columns_that_raises_or_hangs_costs_its_row_and_no_other(tmp_path):
+    prompts = [
+        make_prompt(name, columns={"answer": name}) for name in ["7", "odd", "raise", "hang", "8"]
+    ]
+    with make_pool(write_verifier(tmp_path, CHECKED)) as pool:
+        faults = column_faults(pool, prompts)
+    assert list(faults) == ["odd", "raise", "hang"]
+    assert "(odd is not a number)" in faults["odd"]
+    assert "(ValueError: invalid literal for int() with base 10: 'raise'" in faults["raise"]
+    assert "ran for more than 0.4 s and was killed" in faults["hang"]
 
 
 def test_verdicts_of_the_pool_are_the_shared_record(echo):

@@ -87,27 +87,30 @@ def verify(
     return [_is_right(*row) for row in rows]
 
 
-def _is_right(completion: str, numbers: Any, target: Any, answer_format: Any, use_all: Any) -> bool:
-    given = _checked_numbers(numbers)
+def check_columns(
+    numbers: Any, target: Any, answer_format: Any, use_all: Any = False, **others: Any
+) -> str:
+    """Why a row's columns make no sense; empty where they do."""
+    given = cast("list[Any]", numbers) if isinstance(numbers, (list, tuple)) else []
+    if not given or not all(_is_whole(number) for number in given):
+        return f"The column 'numbers' must be a list of whole numbers, but is {numbers!r}."
     if not _is_whole(target):
-        raise ValueError(f"The column 'target' must be a whole number, but is {target!r}.")
+        return f"The column 'target' must be a whole number, but is {target!r}."
     if not isinstance(use_all, bool):
-        raise ValueError(f"The column 'use_all' must be true or false, but is {use_all!r}.")
-    if answer_format == "steps":
-        return steps_reach(completion, given, target, use_all=use_all)
-    if answer_format == "expression":
-        return expression_reaches(completion, given, target, use_all=use_all)
-    raise ValueError(
-        f"The column 'answer_format' must be 'steps' or 'expression', but is {answer_format!r}."
-    )
+        return f"The column 'use_all' must be true or false, but is {use_all!r}."
+    if answer_format not in ("steps", "expression"):
+        return (
+            f"The column 'answer_format' must be 'steps' or 'expression', but is {answer_format!r}."
+        )
+    return ""
 
 
-def _checked_numbers(numbers: Any) -> list[int]:
-    if isinstance(numbers, (list, tuple)):
-        items = cast("Sequence[Any]", numbers)
-        if items and all(_is_whole(number) for number in items):
-            return list(items)
-    raise ValueError(f"The column 'numbers' must be a list of whole numbers, but is {numbers!r}.")
+def _is_right(completion: str, numbers: Any, target: Any, answer_format: Any, use_all: Any) -> bool:
+    reason = check_columns(numbers, target, answer_format, use_all)
+    if reason:
+        raise ValueError(reason)
+    reaches = steps_reach if answer_format == "steps" else expression_reaches
+    return reaches(completion, list(numbers), target, use_all=use_all)
 
 
 def _is_whole(value: Any) -> bool:
