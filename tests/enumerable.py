@@ -189,16 +189,14 @@ def answer_distribution(
 ) -> Array:
     """The probability of each answer, from full forward passes in one padded batch."""
     longest = max(len(answer) for answer in answers)
-    padded = [[*prompt, *answer, *[0] * (longest - len(answer))] for answer in answers]
+    padded = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers])
+    counts = torch.tensor([len(answer) for answer in answers])
+    asked = torch.tensor(prompt).expand(len(answers), -1)
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor(padded), use_cache=False).logits.double()
-    logps = torch.log_softmax(logits, dim=-1)
-    start = len(prompt) - 1
-    total = [
-        sum(float(logps[index, start + place, token]) for place, token in enumerate(answer))
-        for index, answer in enumerate(answers)
-    ]
-    return np.exp(np.array(total))
+        logits = model(input_ids=torch.cat([asked, padded], dim=1), use_cache=False).logits
+    logps = torch.log_softmax(logits[:, len(prompt) - 1 : -1].double(), dim=-1)
+    chosen = logps.gather(-1, padded[..., None]).squeeze(-1)
+    return (chosen * (torch.arange(longest) < counts[:, None])).sum(dim=1).exp().numpy()
 
 
 @dataclass

@@ -250,6 +250,7 @@ def _metrics(
         "ratio_clipped_share": 0.012 * noise[7],
         "entropy": 0.42 * (1 - 0.5 * step / script.steps) * noise[5],
         "kl_behavior": 0.002 * (1 + stale) * noise[4],
+        **_bound(counts, stale, generator),
         "grad_norm": 0.45 * noise[3] * noise[2] ** 3,
         "loss": float(generator.normal(0, 0.01)),
         "learning_rate": 3e-5,
@@ -262,6 +263,20 @@ def _metrics(
         "completion_tokens_mean": length,
         "truncated_share": 0.03 * (1 - step / script.steps / 2) * noise[0],
     }
+
+
+def _bound(
+    counts: Mapping[str, int], stale: int, generator: np.random.Generator
+) -> dict[str, float | None]:
+    tv_policy, tv_behavior = 0.05 + 0.02 * stale, 0.02 * stale
+    values: dict[str, float | None] = {"tv_policy": tv_policy, "tv_behavior": tv_behavior}
+    for source in ("fresh", "retried", "reused"):
+        surrogate = 0.1 * generator.lognormal(0, 0.3)
+        penalty = 1.7 * tv_policy + tv_behavior
+        parts = {"surrogate": surrogate, "penalty": penalty, "total": surrogate - penalty}
+        for part, value in parts.items():
+            values[f"bound_{part}_{source}"] = value if counts[source] else None
+    return values
 
 
 def _fate(

@@ -21,6 +21,9 @@ class ModelSettings:
         "float32", "number type of the weights", choices=["float32", "bfloat16", "float16"]
     )
     device: str = setting("auto", "where it runs", choices=["auto", "cpu", "cuda"])
+    threads: int = setting(
+        0, "CPU threads of torch; 0 leaves it as it is, which is one a core", low=0, high=1024
+    )
     trust_remote_code: bool = setting(
         False, "run Python code that comes with the model; only for models you trust"
     )
@@ -150,6 +153,11 @@ class ObjectiveSettings:
         "k3_weighted",
         "k3 weighted by the truncated ratio to the behavior policy, or the unweighted k3",
         choices=["k3_weighted", "k3"],
+    )
+    bound_after_update: bool = setting(
+        False,
+        "measure the bound where the step ends, on every group, by one more forward pass; off "
+        "measures it on the last mini-batch, before its update, for nothing",
     )
 
 

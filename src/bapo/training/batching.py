@@ -31,6 +31,7 @@ class Row:
         temperature: At which it was sampled.
         is_current: Whether the weights at the start of the step sampled it, so that w = 1.
         proximal_logps: `(T,)` under the weights at the start of the step; filled in by the learner.
+        policy_logps: `(T,)` under later weights, where they were measured; for the bound only.
     """
 
     prompt: IntArray
@@ -41,6 +42,7 @@ class Row:
     temperature: float
     is_current: bool
     proximal_logps: FloatArray | None = None
+    policy_logps: FloatArray | None = None
 
     @property
     def length(self) -> int:

@@ -29,6 +29,7 @@ from bapo.objective import (
     token_logps,
 )
 from bapo.training.batching import MicroBatch, Row, micro_batches, mini_batches
+from bapo.training.bounds import BOUND_METRICS, bound_metrics, entries_of_minis
 from bapo.training.schedule import learning_rate
 from bapo.types import FloatArray, TrainBatch
 
@@ -47,6 +48,7 @@ class UpdateReport:
         forward_tokens: Tokens read without gradient, prompts included, padding not.
         backward_tokens: Tokens read with gradient, likewise.
         objective: The metrics of `objective_metrics`.
+        bound: The metrics of `bound_metrics`.
         seconds_proximal: Time for the proximal log-probabilities.
         seconds_update: Time for the optimizer updates.
     """
@@ -60,6 +62,7 @@ class UpdateReport:
     forward_tokens: int = 0
     backward_tokens: int = 0
     objective: dict[str, float | None] = field(default_factory=dict)
+    bound: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(BOUND_METRICS))
     seconds_proximal: float = 0.0
     seconds_update: float = 0.0
 
@@ -146,7 +149,7 @@ class Learner:
         losses: list[float] = []
         norms: list[float] = []
         for start, rows in enumerate(minis):
-            loss, norm = self._optimizer_update(rows, sums)
+            loss, norm = self._optimizer_update(rows, sums, keep_logps=rows is minis[-1])
             report.backward_tokens += sum(row.length for row in rows)
             if loss is None or norm is None:
                 report.nonfinite += 1
@@ -159,6 +162,7 @@ class Learner:
             report.loss = sum(losses) / len(losses)
             report.grad_norm = sum(norms) / len(norms)
         report.objective = objective_metrics(sums)
+        report.bound = self._measured_bound(batch, minis, report)
         report.seconds_update = perf_counter() - started
         return report
 
@@ -174,9 +178,7 @@ class Learner:
         found: dict[int, FloatArray] = {}
         with torch.no_grad():
             for micro in self._micro_batches(rows):
-                values = self._forward(micro).logps.cpu().numpy()
-                for index, (row, span) in enumerate(micro.spans()):
-                    found[id(row)] = values[index, span].copy()
+                found.update(_logps_by_row(micro, self._forward(micro).logps))
         return [found[id(row)] for row in rows]
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,10 +204,31 @@ class Learner:
             row.proximal_logps = values
         report.forward_tokens = sum(row.length for row in unknown)
 
+    def _measured_bound(
+        self, batch: TrainBatch, minis: Sequence[Sequence[Row]], report: UpdateReport
+    ) -> dict[str, float | None]:
+        """The bound on what the step did; see `bapo.training.bounds` for what pi is."""
+        dealt = entries_of_minis(batch.entries, minis)
+        groups = [group for mini in dealt for group in mini]
+        measured = dealt[-1] if dealt else []
+        if self._objective.bound_after_update:
+            measured = groups
+            rows = [row for group in groups for row in group.rows]
+            for row, values in zip(rows, self.logps(rows), strict=True):
+                row.policy_logps = values
+            report.forward_tokens += sum(row.length for row in rows)
+        return bound_metrics(groups, measured, cap=self._objective.importance_cap)
+
     def _optimizer_update(
-        self, rows: Sequence[Row], sums: dict[str, float]
+        self, rows: Sequence[Row], sums: dict[str, float], *, keep_logps: bool
     ) -> tuple[float | None, float | None]:
         """One optimizer update.
+
+        Args:
+            rows: The mini-batch.
+            sums: What the applied updates of the step add up to.
+            keep_logps: Whether the rows keep their log-probabilities, as they are before the
+                update.
 
         Returns:
             Loss and gradient norm before clipping; both None where one was not finite, and then
@@ -217,6 +240,7 @@ class Learner:
         )
         total = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
         added: list[Mapping[str, Tensor]] = []
+        scores: list[tuple[MicroBatch, Tensor]] = []
         for micro in micros:
             scored = self._forward(micro)
             output = policy_loss(
@@ -235,6 +259,8 @@ class Learner:
             self._accelerator.backward(output.loss)
             total += output.loss.detach()
             added.append(output.sums)
+            if keep_logps:
+                scores.append((micro, scored.logps.detach()))
         norm: Any = self._accelerator.clip_grad_norm_(
             self._model.parameters(), self._training.max_grad_norm
         )
@@ -244,6 +270,10 @@ class Learner:
             self._optimizer.step()
             _add(sums, added)
         self._optimizer.zero_grad()
+        for micro, logps in scores:
+            found = _logps_by_row(micro, logps)
+            for row in micro.rows:
+                row.policy_logps = found[id(row)]
         return (loss_value, norm_value) if finite else (None, None)
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
@@ -259,6 +289,13 @@ class Learner:
         kept = micro.token_ids.shape[1] - micro.first
         logits = self._model(input_ids=micro.token_ids, use_cache=False, logits_to_keep=kept).logits
         return token_logps(logits[:, :-1], micro.targets, micro.temperatures)
+
+
+def _logps_by_row(micro: MicroBatch, logps: Tensor) -> dict[int, FloatArray]:
+    """Each row's own part, `(T,)`, of a micro-batch's log-probabilities, by the row's identity."""
+    values = logps.cpu().numpy()
+    spans = enumerate(micro.spans())
+    return {id(row): values[index, span].copy() for index, (row, span) in spans}
 
 
 def _add(sums: dict[str, float], added: Iterable[Mapping[str, Tensor]]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bapo.adaptation import Composition, GroupOutcome
+from bapo.training.bounds import BOUND_METRICS
 from bapo.training.learner import UpdateReport
 from bapo.types import FinishReason, Group, Source, VerdictStatus
 
@@ -45,6 +46,7 @@ METRIC_KEYS: tuple[str, ...] = (
     "ratio_clipped_share",
     "entropy",
     "kl_behavior",
+    *BOUND_METRICS,
     "loss",
     "grad_norm",
     "learning_rate",
@@ -96,6 +98,7 @@ def step_metrics(inputs: StepInputs) -> dict[str, Metric]:
         **_group_metrics(inputs),
         **{key: value for key, value in inputs.adaptation.items() if key in METRIC_KEYS},
         **update.objective,
+        **update.bound,
         "forward_tokens": update.forward_tokens,
         "backward_tokens": update.backward_tokens,
         "loss": update.loss,

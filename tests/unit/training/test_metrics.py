@@ -5,6 +5,7 @@ from bapo.adaptation.bands import Band
 from bapo.adaptation.records import GroupFate, GroupOutcome
 from bapo.config import AdaptationSettings
 from bapo.training import METRIC_KEYS, UpdateReport
+from bapo.training.bounds import BOUND_METRICS
 from bapo.training.metrics import PHASES, StepInputs, step_metrics
 from bapo.types import FinishReason, Group, Source
 from tests.builders import (
@@ -46,6 +47,7 @@ def test_a_step_in_which_nothing_happened_has_every_key_and_none_where_nothing_w
     empty = {key for key, value in metrics.items() if value is None}
     assert empty == {
         *OBJECTIVE,
+        *BOUND_METRICS,
         "correctness_fresh",
         "correctness_retried",
         "staleness_mean",

@@ -1,0 +1,149 @@
+"""The bound on a step's improvement, measured on the batch with what the learner has anyway.
+
+docs/guarantee.md has the statement and what the estimates are worth. alpha's log-probabilities are
+stored with each group, those of pi_t are the proximal ones. pi is measured on the groups of the
+step's last mini-batch, as the forward pass of its optimizer update saw it: after all of the step's
+updates but the last one. That costs no forward pass. With one update a step pi is pi_t itself, and
+what remains of the bound is the price of staleness. `objective.bound_after_update` measures pi
+where it ends up, on every group, for one forward pass over the batch.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bapo.objective import GroupBounds, group_bounds
+from bapo.training.batching import Row
+from bapo.types import BatchEntry, FloatArray, Source
+
+FloatArray64 = npt.NDArray[np.float64]
+
+BOUND_METRICS: tuple[str, ...] = (
+    *(
+        f"bound_{part}_{source.value}"
+        for part in ("surrogate", "penalty", "total")
+        for source in Source
+    ),
+    "tv_policy",
+    "tv_behavior",
+)
+"""The metrics of `bound_metrics`, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRows:
+    """A group of the batch with the rows that were made of it.
+
+    Attributes:
+        entry: The group and its source.
+        rows: One for each completion, in order, with proximal log-probabilities.
+    """
+
+    entry: BatchEntry
+    rows: Sequence[Row]
+
+
+def entries_of_minis(
+    entries: Sequence[BatchEntry], minis: Sequence[Sequence[Row]]
+) -> list[list[EntryRows]]:
+    """The groups of each mini-batch with their rows; undoes what `mini_batches` dealt out."""
+    dealt: list[list[EntryRows]] = []
+    for start, rows in enumerate(minis):
+        remaining = iter(rows)
+        dealt.append(
+            [
+                EntryRows(entry, [next(remaining) for _ in range(entry.group.size)])
+                for entry in entries[start :: len(minis)]
+            ]
+        )
+    return dealt
+
+
+def behavior_distances(groups: Iterable[EntryRows]) -> list[float]:
+    """TV(pi_t, alpha) of each group, one-sided estimate in [0, 1]; NaN if a ratio is not finite."""
+    return [_distance(_log_ratios(group.rows, "proximal_logps")) for group in groups]
+
+
+def policy_distances(groups: Iterable[EntryRows]) -> list[float]:
+    """TV(pi, alpha) of each group, likewise; every row must have `policy_logps`."""
+    return [_distance(_log_ratios(group.rows, "policy_logps")) for group in groups]
+
+
+def bound_metrics(
+    groups: Sequence[EntryRows], measured: Sequence[EntryRows], *, cap: float
+) -> dict[str, float | None]:
+    """The bound per source, and the distances, as means over groups.
+
+    Args:
+        groups: The whole batch; TV(pi_t, alpha) is the mean over it.
+        measured: The groups whose rows have `policy_logps`; everything else is over these.
+        cap: Where ratios are cut in the surrogate, as importance weights are in the loss.
+
+    Returns:
+        A value for each of `BOUND_METRICS`; None where there is nothing to measure.
+    """
+    values: dict[str, float | None] = dict.fromkeys(BOUND_METRICS)
+    for source in Source:
+        bounds = _bounds([one for one in measured if one.entry.source is source], cap)
+        if bounds:
+            parts = {
+                "surrogate": [one.surrogate for one in bounds],
+                "penalty": [one.penalty() for one in bounds],
+                "total": [one.total() for one in bounds],
+            }
+            for part, tensors in parts.items():
+                values[f"bound_{part}_{source.value}"] = float(torch.cat(tensors).mean())
+    values["tv_policy"] = _mean(policy_distances(measured))
+    values["tv_behavior"] = _mean(behavior_distances(groups))
+    return values
+
+
+def _bounds(groups: Sequence[EntryRows], cap: float) -> list[GroupBounds]:
+    """The bounds of the groups that have one, those of one size together.
+
+    None has a group without variance, with a score outside [0, 1] or with a ratio that is not
+    finite.
+    """
+    by_size: dict[int, list[tuple[FloatArray64, FloatArray64, FloatArray64]]] = {}
+    for group in groups:
+        scores = np.array([verdict.score for verdict in group.entry.group.verdicts])
+        if scores.min() == scores.max() or scores.min() < 0 or scores.max() > 1:
+            continue
+        policy = _log_ratios(group.rows, "policy_logps")
+        proximal = _log_ratios(group.rows, "proximal_logps")
+        if np.isfinite(policy).all() and np.isfinite(proximal).all():
+            by_size.setdefault(len(scores), []).append((policy, proximal, scores))
+    return [
+        group_bounds(*(torch.from_numpy(np.stack(one)) for one in zip(*same, strict=True)), cap=cap)
+        for same in by_size.values()
+    ]
+
+
+def _log_ratios(rows: Sequence[Row], name: str) -> FloatArray64:
+    """`(G,)` log of pi(y) / alpha(y), for pi_t or pi, summed over the tokens that count.
+
+    In rows that pi_t sampled, alpha is taken at the learner's own log-probabilities: there the
+    engine's differ from them by rounding only, which over a long completion would add up to a
+    distance that is not there.
+    """
+    return np.array([_log_ratio(row, getattr(row, name)) for row in rows], dtype=np.float64)
+
+
+def _log_ratio(row: Row, logps: FloatArray) -> float:
+    reference = row.proximal_logps if row.is_current else row.behavior_logps
+    difference = logps.astype(np.float64) - np.asarray(reference, dtype=np.float64)
+    return float(difference[row.loss_mask].sum())
+
+
+def _distance(log_ratios: FloatArray64) -> float:
+    """As `tv_one_sided`, for one group, without the detour through tensors."""
+    return float(-np.expm1(np.minimum(log_ratios, 0.0)).mean())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The mean of what is finite; None of nothing."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
