@@ -74,6 +74,8 @@ def load_policy(settings: ModelSettings) -> Policy:
     """
     location = resolve_location(settings.path)
     device = _device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     config = _read_config(settings, location)
     _disable_dropout(config)
     model = _read_model(settings, location, config)

@@ -26,6 +26,7 @@ the prompts are still the same is checked apart."""
 
 _SAID = {
     "model.device",
+    "model.threads",
     "reward.memory_megabytes",
     "reward.timeout_seconds",
     "rollout.token_budget",
