@@ -50,6 +50,12 @@ class RunFolderError(BapoError, OSError):
     exit_code = 2
 
 
+class LedgerError(RunFolderError):
+    """The files of a run contradict one another."""
+
+    exit_code = 1
+
+
 class CheckpointError(RunFolderError):
     """A checkpoint cannot be written, or one that is there is not what was written."""
 

@@ -7,8 +7,12 @@ import pytest
 
 from bapo.adaptation import BufferEvent, BufferEventKind, GroupFate, GroupOutcome, SuspectPrompt
 from bapo.evaluation import Evaluation, Example, PromptResult
+from bapo.reward.latency import LatencyLog, SlowSample
+from bapo.tasks.screening import QuarantinedRow, SourceCount, UsedRow
+from bapo.training.account import verdict_lines
 from bapo.training.metrics import METRIC_KEYS
 from bapo.training.run import Totals
+from tests.builders import make_group
 
 GLOSSARY = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -63,9 +67,34 @@ def test_what_a_suspect_prompt_carries_is_named():
     assert all(f"`{name}`" in row[1] for name in fields(SuspectPrompt))
 
 
+def test_the_keys_of_rows_and_of_the_quarantine_are_defined():
+    rows = {"kind", *fields(SourceCount, UsedRow)}
+    assert sorted(documented("rows.jsonl")) == sorted(rows)
+    (verdict,) = verdict_lines(1, [make_group("p", "1t")], [])
+    assert sorted(documented("quarantine.jsonl")) == sorted(
+        {"kind", *fields(QuarantinedRow), *verdict}
+    )
+
+
+def test_the_keys_of_the_verifiers_report_are_defined():
+    written = {"verifier", "since_step", "verifier_workers_replaced", "slowest"}
+    assert sorted(documented("verifier.json")) == sorted(written | LatencyLog().metrics().keys())
+    row = next(row for row in definitions("verifier.json") if row[0] == "`slowest`")
+    assert all(f"`{name}`" in row[1] for name in fields(SlowSample))
+
+
 @pytest.mark.parametrize(
     "file_name",
-    ["metrics.jsonl", "evaluation.jsonl", "examples.jsonl", "ledger.jsonl", "summary.json"],
+    [
+        "metrics.jsonl",
+        "evaluation.jsonl",
+        "examples.jsonl",
+        "ledger.jsonl",
+        "rows.jsonl",
+        "quarantine.jsonl",
+        "verifier.json",
+        "summary.json",
+    ],
 )
 def test_every_definition_has_meaning_range_source_and_a_healthy_value(file_name):
     rows = definitions(file_name)

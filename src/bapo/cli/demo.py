@@ -52,7 +52,7 @@ def _unsolved_line(summary: dict[str, int]) -> str:
 
     unsolved = summary["unsolved"]
     if not unsolved:
-        return "The base model failed no training problem always."
+        return "Training problems that the base always failed: none."
     solved = summary["unsolved_solved"] / unsolved
     control = summary["unsolved_solved_by_base"] / unsolved
     return (

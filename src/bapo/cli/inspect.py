@@ -8,16 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from bapo.cli.options import console
+from bapo.errors import LedgerError
 
 
 def inspect(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Show a run's buffers, bands, ledger, hardest and suspect prompts.
+    """Show what became of a run's rows and groups, its buffers, and whether its files agree.
+
+    Exit code 1 if the files of the run do not agree with one another.
 
     Example: bapo inspect runs/countdown
     """
     from bapo.reporting import summarise_run
 
-    for sheet in summarise_run(run).tables:
+    summary = summarise_run(run)
+    for sheet in summary.tables:
         table = Table(
             title=Text(sheet.title),
             title_justify="left",
@@ -30,3 +34,8 @@ def inspect(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
         for row in sheet.rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table, soft_wrap=False)
+    if summary.problems:
+        raise LedgerError(
+            f"The files of the run '{run}' do not agree in {len(summary.problems)} places; the "
+            "last table names them."
+        )

@@ -8,16 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bapo.reporting.inspection import RunSummary, Table, summarise_run
+    from bapo.reporting.inspection import RunSummary, summarise_run
     from bapo.reporting.page import write_report
     from bapo.reporting.runs import RunRecord, find_runs
+    from bapo.reporting.tables import Table
 
 __all__ = ["RunRecord", "RunSummary", "Table", "find_runs", "summarise_run", "write_report"]
 
 _HOMES = {
     "RunRecord": "runs",
     "RunSummary": "inspection",
-    "Table": "inspection",
+    "Table": "tables",
     "find_runs": "runs",
     "summarise_run": "inspection",
     "write_report": "page",

@@ -7,30 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bapo.reporting.account_tables import account_table, rows_table, verifier_table
+from bapo.reporting.accounts import account_for
 from bapo.reporting.measures import before_and_after, unsolved_solved
 from bapo.reporting.notes import status_of
 from bapo.reporting.runs import Record, RunRecord, read_lines, read_run
+from bapo.reporting.tables import Table
 from bapo.reporting.text import NOT_MEASURED, count, decimal, minutes, number, percent, visible
 
 HARDEST = 10
 """Prompts listed as hardest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of plain text, without control characters; a renderer escapes its own markup.
-
-    Attributes:
-        title: What it shows.
-        columns: The head.
-        rows: As many cells each as there are columns.
-        note: A sentence below it; may be empty.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +25,39 @@ class RunSummary:
 
     Attributes:
         run: The run itself: progress and accuracy.
+        rows: What became of every row of the data.
+        account: Whether all files agree.
         buffers: Buffers and reuse band after the last step.
         outcomes: What became of the groups, by source and outcome.
         hardest: The prompts with the lowest correctness rate over all their groups.
         suspects: Prompts retired without ever being solved.
+        verifier: How long verdicts took.
+        problems: Where the files do not agree, a sentence each.
     """
 
     run: Table
+    rows: Table
+    account: Table
     buffers: Table
     outcomes: Table
     hardest: Table
     suspects: Table
+    verifier: Table
+    problems: tuple[str, ...]
 
     @property
     def tables(self) -> tuple[Table, ...]:
         """All of them; those without rows are still there, their note says why."""
-        return (self.run, self.buffers, self.outcomes, self.hardest, self.suspects)
+        return (
+            self.run,
+            self.rows,
+            self.buffers,
+            self.outcomes,
+            self.hardest,
+            self.suspects,
+            self.verifier,
+            self.account,
+        )
 
 
 def summarise_run(path: Path) -> RunSummary:
@@ -68,12 +71,17 @@ def summarise_run(path: Path) -> RunSummary:
     """
     run = read_run(path)
     ledger = read_ledger(read_lines(path / "ledger.jsonl"))
+    account = account_for(run)
     return RunSummary(
         run=_run_table(run),
+        rows=rows_table(account),
+        account=account_table(account),
         buffers=_buffer_table(run),
         outcomes=_outcome_table(ledger),
         hardest=_hardest_table(ledger),
         suspects=_suspect_table(run, ledger),
+        verifier=verifier_table(run),
+        problems=tuple(account.problems),
     )
 
 
@@ -261,7 +269,12 @@ def _suspect_table(run: RunRecord, ledger: Ledger) -> Table:
         if rows
         else "No prompt has been retired as never solved."
     )
-    return Table("Suspect prompts", ("prompt", "retired at step", "groups"), tuple(rows), note)
+    return Table(
+        "Suspect gold: prompts never solved",
+        ("prompt", "retired at step", "groups"),
+        tuple(rows),
+        note,
+    )
 
 
 def _plain(value: Any) -> str:

@@ -157,11 +157,11 @@ def read_run(path: Path) -> RunRecord:
         path=path,
         recipe=recipe,
         recipe_text=recipe_text,
-        environment=_read_object(environment) if environment.is_file() else {},
+        environment=read_object(environment) if environment.is_file() else {},
         metrics=tuple(read_lines(path / "metrics.jsonl")),
         evaluations=tuple(read_lines(path / "evaluation.jsonl")),
         examples=tuple(read_lines(path / "examples.jsonl")),
-        summary=_read_object(summary) if summary.is_file() else None,
+        summary=read_object(summary) if summary.is_file() else None,
     )
 
 
@@ -176,7 +176,12 @@ def _read_recipe(path: Path) -> tuple[str, Record]:
     return text, content
 
 
-def _read_object(path: Path) -> Record:
+def read_object(path: Path) -> Record:
+    """The object in a JSON file.
+
+    Raises:
+        RunFolderError: The file cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
