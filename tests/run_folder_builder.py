@@ -191,6 +191,7 @@ def _step(
         "all_right": all_right,
         "unverified": 0,
         "surplus": max(0, informative - wanted),
+        "refused": 0,
     }
     rate = float(correct.mean()) / size
     record = _metrics(script, step, counts, rate, len(hard), generator, state)
@@ -240,6 +241,7 @@ def _metrics(
         "reuse_buffer_size": int(state["reuse"]),
         "reuse_low": 0.375 * state["r"] if buffers else None,
         "reuse_high": 0.25 + 0.25 * state["r"] if buffers else None,
+        "reuse_window": 3,
         "policy_strength": state["r"] if buffers else None,
         "prompts_retired": 0,
         "correctness_fresh": rate,
@@ -256,6 +258,7 @@ def _metrics(
         "learning_rate": 3e-5,
         "updates": 2,
         "updates_skipped": 0,
+        "step_scale": 1.0,
         "verdicts_ok": rollouts,
         "verdicts_invalid": 0,
         "verdicts_timeout": 0,
@@ -345,6 +348,7 @@ def _evaluation(
         "seconds": sum(record["seconds"] for record in done),
         "tokens": sum(record["generated_tokens"] for record in done),
         "samples": samples,
+        "valid_share": 1.0,
         "pass_at_1": float(correct.mean()) / samples,
         "pass_at_k": float((correct > 0).mean()),
         "all_wrong_share": float((correct == 0).mean()),

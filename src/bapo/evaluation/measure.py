@@ -57,20 +57,30 @@ class Evaluation:
     examples: tuple[Example, ...]
 
     @property
+    def whole(self) -> list[PromptResult]:
+        """The prompts whose K completions all have a valid verdict; all shares are over these."""
+        return [one for one in self.prompts if one.valid == self.samples]
+
+    @property
+    def valid_share(self) -> float:
+        """Share of completions with a valid verdict, in [0, 1]."""
+        asked = self.samples * len(self.prompts)
+        return sum(one.valid for one in self.prompts) / asked if asked else 1.0
+
+    @property
     def pass_at_1(self) -> float | None:
-        """Mean share of correct completions; None if no prompt has a valid verdict."""
-        return _mean([one.correct / one.valid for one in self.prompts if one.valid])
+        """Mean share of correct completions; None if no prompt has K valid verdicts."""
+        return _mean([one.correct / one.valid for one in self.whole])
 
     @property
     def pass_at_k(self) -> float | None:
-        """Mean chance that one of K is correct, over prompts with K valid verdicts."""
-        whole = [one for one in self.prompts if one.valid == self.samples]
-        return _mean([pass_at_k(one.valid, one.correct, self.samples) for one in whole])
+        """Mean chance that one of K is correct; None likewise."""
+        return _mean([pass_at_k(one.valid, one.correct, self.samples) for one in self.whole])
 
     @property
     def all_wrong_share(self) -> float | None:
-        """Share of prompts none of whose valid completions is correct."""
-        return _mean([float(one.correct == 0) for one in self.prompts if one.valid])
+        """Share of prompts none of whose completions is correct; None likewise."""
+        return _mean([float(one.correct == 0) for one in self.whole])
 
     def of_level(self, level: str | None) -> "Evaluation":
         """The part of the evaluation that is about one difficulty level; None means all of it."""
@@ -82,6 +92,7 @@ class Evaluation:
         return {
             "split": self.split,
             "samples": self.samples,
+            "valid_share": self.valid_share,
             "pass_at_1": self.pass_at_1,
             "pass_at_k": self.pass_at_k,
             "all_wrong_share": self.all_wrong_share,

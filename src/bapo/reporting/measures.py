@@ -82,12 +82,13 @@ def held_out_ratio_interval(run: RunRecord) -> Interval | None:
 
 
 def prompt_rates(evaluation: Record) -> dict[str, float]:
-    """The correctness rate of each prompt over its valid samples, if it has any."""
+    """The correctness rate of each prompt whose samples all have a valid verdict."""
+    samples = number(evaluation, "samples")
     rates: dict[str, float] = {}
     for prompt in prompts_of(evaluation):
         valid = number(prompt, "valid")
         correct = number(prompt, "correct")
-        if valid > 0 and not math.isnan(correct):
+        if valid == samples and valid > 0 and not math.isnan(correct):
             rates[str(prompt.get("id"))] = correct / valid
     return rates
 

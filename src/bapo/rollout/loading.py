@@ -63,7 +63,8 @@ def load_policy(settings: ModelSettings) -> Policy:
     """Loads the model and the tokenizer that the settings name.
 
     Args:
-        settings: `path` is a folder in save_pretrained format, a Hub name, or `embedded:NAME`.
+        settings: `path` is a folder in save_pretrained format, a Hub name, or `embedded:NAME`;
+            `threads` above 0 sets torch's threads, for the whole process.
 
     Returns:
         The policy in evaluation mode, without dropout, on the device and in the type asked for.
@@ -152,7 +153,7 @@ def _read_config(settings: ModelSettings, location: str) -> PreTrainedConfig:
     except _UNREADABLE as error:
         raise ModelError(
             f"The model '{settings.path}' could not be read, neither as a folder nor from the Hub: "
-            f"{_first_sentence(error)}"
+            f"{_reason(error)}"
         ) from error
 
 
@@ -164,12 +165,13 @@ def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig
             config=config,
             dtype=getattr(torch, settings.dtype),
             trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,  # the other formats are pickles, which can hold code
             output_loading_info=True,
         )
     except _UNREADABLE as error:
         raise ModelError(
             f"The weights of the model '{settings.path}' could not be loaded: "
-            f"{_first_sentence(error)}"
+            f"{_reason(error)}"
         ) from error
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -189,7 +191,7 @@ def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokeniz
     except _UNREADABLE as error:
         raise ModelError(
             f"The tokenizer of the model '{settings.path}' is missing or unreadable, so save it "
-            f"beside the model with tokenizer.save_pretrained: {_first_sentence(error)}"
+            f"beside the model with tokenizer.save_pretrained: {_reason(error)}"
         ) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -243,6 +245,16 @@ def _disable_dropout(config: PreTrainedConfig) -> None:
             _disable_dropout(value)
         elif "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
+
+
+def _reason(error: BaseException) -> str:
+    """Why another library could not read a model, and the cure where it is a matter of trust."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it comes with Python code of its own, which is not run unless "
+            "'model.trust_remote_code' is true; set that if you trust it."
+        )
+    return _first_sentence(error)
 
 
 def _first_sentence(error: BaseException) -> str:

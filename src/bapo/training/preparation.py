@@ -93,6 +93,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     Raises:
         BapoError: Something in the recipe, the model, the data or the verifier is wrong.
     """
+    _check_trainable(recipe)
     progress.stage("loading model and data")
     policy = load_policy(recipe.model)
     task = build_task(recipe.task)
@@ -176,8 +177,23 @@ def try_verifier(recipe: Recipe, parts: RunParts) -> None:
 
 def _data(recipe: Recipe, screened: ScreenedData) -> RunData:
     """The prompts to train on, to be measured on, and to be probed before and after."""
-    probed = screened.training[: recipe.evaluation.training_prompts]
+    # By hash, as held-out prompts are: a file sorted by difficulty must not decide what is probed.
+    shuffled = sorted(screened.training, key=lambda prompt: derived_seed(0, prompt.prompt_id))
+    probed = shuffled[: recipe.evaluation.training_prompts]
     return RunData(screened.training, screened.held_out, probed, screened)
+
+
+def _check_trainable(recipe: Recipe) -> None:
+    """Half-precision weights round AdamW's small steps away, or overflow; evaluation may use them.
+
+    Raises:
+        SettingError: The weights are to be loaded in half precision.
+    """
+    if recipe.model.dtype != "float32":
+        raise SettingError(
+            f"'model.dtype' is {recipe.model.dtype}, but weights in half precision round small "
+            "updates away; train with float32 and set 'training.mixed_precision' to bf16."
+        )
 
 
 def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:

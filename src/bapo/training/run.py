@@ -14,8 +14,8 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from bapo.config import Recipe, recipe_as_mapping
-from bapo.errors import RunFolderError, RunInterruptedError
-from bapo.evaluation import UnsolvedReport, evaluate, unsolved_report
+from bapo.errors import RunFolderError, RunInterruptedError, RunStoppedError
+from bapo.evaluation import Evaluation, UnsolvedReport, evaluate, unsolved_report
 from bapo.training.account import quarantined_row_lines, row_lines
 from bapo.training.checkpoints import Checkpoint, CheckpointStore
 from bapo.training.durable import sync_tree
@@ -160,10 +160,11 @@ class Run:
             split=split,
             version=self.parts.policies.current(step + 1),
             samples=settings.samples if split == "held_out" else settings.training_samples,
-            seed=derived_seed(self.recipe.seed, f"evaluation/{split}"),
+            seed=derived_seed(self.recipe.seed, f"evaluation/{self._numbers(split)}"),
             temperature=settings.temperature,
             examples=settings.examples if split == "held_out" else 0,
         )
+        self._check_valid(result)
         self.evaluations[split, step] = result
         self.folder.append(EVALUATION, [{"step": step, **asdict(self.totals), **result.as_line()}])
         self.folder.append(
@@ -171,6 +172,24 @@ class Run:
             [{"step": step, "split": split, **asdict(example)} for example in result.examples],
         )
         self.progress.evaluated(step, result)
+
+    def _numbers(self, split: str) -> str:
+        """Whose random numbers a measurement uses.
+
+        The trained policy answers the training prompts with the numbers with which the base was
+        asked again. What it solves and what the base solves on a second try are then as comparable
+        as can be: a policy that has not changed solves just as many.
+        """
+        return "training_again" if split == "training" and self.loop.step else split
+
+    def _check_valid(self, result: Evaluation) -> None:
+        limit = self.recipe.reward.max_invalid_share
+        if 1 - result.valid_share > limit:
+            raise RunStoppedError(
+                f"The run stopped at step {self.loop.step}, measuring the split {result.split}: "
+                f"{1 - result.valid_share:.0%} of the verdicts are not ok, more than "
+                f"'reward.max_invalid_share' ({limit:g}) allows."
+            )
 
     def _write(self, record: StepRecord) -> None:
         metrics = record.metrics

@@ -39,13 +39,14 @@ def test_every_prompt_is_asked_once_outside_training_and_only_valid_verdicts_cou
     assert (result.split, result.samples) == ("held_out", 4)
 
 
-def test_means_are_over_prompts_that_have_a_valid_verdict():
-    """pass@1: 0, 1/4, 1 and 2/3 of four prompts. pass@4: d has only three valid: 0, 1, 1. All
-    wrong: a alone, and e says nothing."""
+def test_means_are_over_prompts_all_of_whose_verdicts_are_valid():
+    """a, b and c have four valid verdicts; d has only three and e none, so they are left out of
+    every mean, and show in the share of valid verdicts: 15 of 20."""
     _, result = measure()
-    assert result.pass_at_1 == pytest.approx((0 + 1 / 4 + 1 + 2 / 3) / 4)
+    assert result.pass_at_1 == pytest.approx((0 + 1 / 4 + 1) / 3)
     assert result.pass_at_k == pytest.approx(2 / 3)
-    assert result.all_wrong_share == pytest.approx(1 / 4)
+    assert result.all_wrong_share == pytest.approx(1 / 3)
+    assert result.valid_share == pytest.approx(15 / 20)
 
 
 def test_without_a_valid_verdict_nothing_is_measured():
@@ -66,6 +67,7 @@ def test_a_line_of_the_evaluation_file_holds_every_prompt():
     assert result.as_line() == {
         "split": "held_out",
         "samples": 4,
+        "valid_share": 1.0,
         "pass_at_1": 0.625,
         "pass_at_k": 1.0,
         "all_wrong_share": 0.0,

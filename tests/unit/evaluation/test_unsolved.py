@@ -24,9 +24,10 @@ def test_a_base_that_solves_everything_leaves_nothing_to_solve():
     assert unsolved_report(base, base, base) == UnsolvedReport(0, 0, 0)
 
 
-def test_an_untrained_policy_asked_with_the_same_numbers_solves_nothing_new():
-    base = evaluation(a=0, b=3)
-    assert unsolved_report(base, base, base) == UnsolvedReport(1, 0, 0)
+def test_a_policy_that_answers_as_the_base_did_when_asked_again_solves_as_many():
+    """A run asks the trained policy with the control's random numbers, so this is lr = 0."""
+    base, again = evaluation(a=0, b=3, c=0), evaluation(a=2, b=1, c=0)
+    assert unsolved_report(base, again, again) == UnsolvedReport(2, 1, 1)
 
 
 def test_a_prompt_takes_part_only_if_all_its_answers_were_verified_each_time():
