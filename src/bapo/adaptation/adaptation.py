@@ -4,7 +4,7 @@ Reference: arXiv 2602.20722, section 3. How one step goes, every choice that the
 and every departure from it stand in docs/algorithm.md; each module of this package names its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bapo.adaptation.bands import Band, PolicyStrength, reuse_band
@@ -12,6 +12,7 @@ from bapo.adaptation.composer import Composer
 from bapo.adaptation.hard_buffer import HardBuffer
 from bapo.adaptation.records import BufferEvent, Composition, SuspectPrompt
 from bapo.adaptation.reuse_buffer import ReuseBuffer
+from bapo.adaptation.staleness import StalenessControl
 from bapo.config import AdaptationSettings
 from bapo.types import Group, Prompt
 
@@ -44,6 +45,7 @@ class Adaptation:
         self._hard = HardBuffer(capacity, settings.hard_threshold, settings.max_retries)
         self._reuse = ReuseBuffer(settings.reuse_window)
         self._strength = PolicyStrength(settings.band_half_life)
+        self._staleness = StalenessControl(settings)
 
     @property
     def band(self) -> Band:
@@ -69,13 +71,25 @@ class Adaptation:
             return ()
         return self._hard.prompts
 
-    def compose(self, step: int, fresh: Sequence[Group], retried: Sequence[Group]) -> Composition:
+    @property
+    def sync_early(self) -> bool:
+        """Whether the behavior policy is too far behind to wait for its next sync."""
+        return self._staleness.sync_early
+
+    def compose(
+        self,
+        step: int,
+        fresh: Sequence[Group],
+        retried: Sequence[Group],
+        refused: Collection[Group] = (),
+    ) -> Composition:
         """Composes the batch of one step, without changing the state.
 
         Args:
             step: The training step, from 1.
             fresh: The groups sampled from the behavior policy, in the order of the draw.
             retried: The groups sampled from the current policy for `prompts_to_retry(step)`.
+            refused: Groups of an earlier composition of this step that are too far from the policy.
 
         Raises:
             ValueError: A retried prompt is not in the hard buffer.
@@ -86,8 +100,9 @@ class Adaptation:
             fresh,
             retried,
             previous_rate=self._hard.rate_of,
-            eligible=self._reuse.eligible(step, band),
+            eligible=self._reuse.eligible(step, band, self._staleness.window),
             band=band,
+            refused=refused,
         )
 
     def observe(
@@ -117,6 +132,10 @@ class Adaptation:
         self._strength.observe([group.correctness_rate for group in fresh])
         return tuple(events)
 
+    def observe_distances(self, fresh: float | None, reused: float | None) -> None:
+        """Steers the age of samples; see `StalenessControl.observe`."""
+        self._staleness.observe(fresh, reused)
+
     def metrics(self) -> dict[str, int | float]:
         """The state in numbers: what the next step will be decided by."""
         band = self.band
@@ -128,6 +147,7 @@ class Adaptation:
             "reuse_low": band.low,
             "reuse_high": band.high,
             "policy_strength": self._strength.value,
+            "reuse_window": self._staleness.window,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,6 +156,7 @@ class Adaptation:
             "hard_buffer": self._hard.state_dict(),
             "reuse_buffer": self._reuse.state_dict(),
             "policy_strength": self._strength.state_dict(),
+            "staleness": self._staleness.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -143,3 +164,4 @@ class Adaptation:
         self._hard.load_state_dict(state["hard_buffer"])
         self._reuse.load_state_dict(state["reuse_buffer"])
         self._strength.load_state_dict(state["policy_strength"])
+        self._staleness.load_state_dict(state["staleness"])

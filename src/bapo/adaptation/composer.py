@@ -5,7 +5,7 @@ all three sources leave the batch short it is trained on as it is or skipped, as
 each source is a switch, so that GRPO and DAPO are settings of the same composer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +54,7 @@ class Composer:
         previous_rate: Callable[[str], float],
         eligible: Sequence[Group],
         band: Band,
+        refused: Collection[Group] = (),
     ) -> Composition:
         """Composes the batch of one step.
 
@@ -64,6 +65,7 @@ class Composer:
             previous_rate: The last correctness rate of a hard prompt, by its id.
             eligible: The groups that may be reused, all inside `band`.
             band: The reuse band, for the record.
+            refused: Groups that are too far from the current policy; others take their places.
 
         Returns:
             The batch, the fate of every group, and the band.
@@ -71,7 +73,7 @@ class Composer:
         draft = _Draft(self._batch_groups)
         for group in fresh:
             reason = reject_fresh(group, filter_fresh=self._settings.filter_fresh)
-            draft.offer(group, Source.FRESH, reason)
+            draft.offer(group, Source.FRESH, reason or _refusal(group, refused))
         for group in retried:
             reason = reject_retried(
                 group,
@@ -79,12 +81,12 @@ class Composer:
                 hard_threshold=self._settings.hard_threshold,
                 previous_rate=previous_rate(group.prompt_id),
             )
-            draft.offer(group, Source.RETRIED, reason)
+            draft.offer(group, Source.RETRIED, reason or _refusal(group, refused))
         for index in self._draw_order(step, len(eligible)):
             if draft.missing == 0:
                 break
             if not draft.holds(eligible[index]):
-                draft.offer(eligible[index], Source.REUSED, None)
+                draft.offer(eligible[index], Source.REUSED, _refusal(eligible[index], refused))
         if self._settings.when_short == "skip" and draft.missing > 0:
             draft.skip()
         return Composition(TrainBatch(step, tuple(draft.entries)), tuple(draft.fates), band)
@@ -93,6 +95,10 @@ class Composer:
         """A uniformly random order of `count` groups, a function of seed and step."""
         sequence = np.random.SeedSequence([self._seed, _REUSE_STREAM, step])
         return np.random.Generator(np.random.Philox(sequence)).permutation(count).tolist()
+
+
+def _refusal(group: Group, refused: Collection[Group]) -> GroupOutcome | None:
+    return GroupOutcome.REFUSED if group in refused else None
 
 
 class _Draft:

@@ -18,6 +18,7 @@ class GroupOutcome(StrEnum):
     SURPLUS = "surplus"
     NOT_ACCEPTED = "not_accepted"
     DUPLICATE = "duplicate"
+    REFUSED = "refused"
     BATCH_SKIPPED = "batch_skipped"
     UPDATE_SKIPPED = "update_skipped"
 
@@ -48,7 +49,7 @@ class Composition:
     Attributes:
         batch: The groups to learn from.
         fates: One for every fresh group, then every retried one, in the order they were offered,
-            then one for each reused group that was taken.
+            then one for each reused group that was taken, or drawn and refused.
         band: The reuse band in this step.
     """
 

@@ -50,17 +50,19 @@ class ReuseBuffer:
     def __len__(self) -> int:
         return sum(len(slot.groups) for slot in self._slots)
 
-    def eligible(self, step: int, band: Band) -> list[Group]:
+    def eligible(self, step: int, band: Band, window: int | None = None) -> list[Group]:
         """The groups that may be reused in `step`, oldest first.
 
         Args:
             step: The training step to compose.
             band: The band in which a group's correctness rate must lie.
+            window: Only groups of the last `window` steps; the buffer's own window without it.
         """
+        reach = self._window if window is None else window
         return [
             group
             for slot in self._slots
-            if step - self._window <= slot.step < step
+            if step - reach <= slot.step < step
             for group, rate in zip(slot.groups, slot.rates, strict=True)
             if band.contains(rate)
         ]

@@ -126,6 +126,22 @@ class AdaptationSettings:
         5.0, "steps after which a fresh correctness rate counts half in r", above=0
     )
 
+    max_tv: float = setting(
+        1.0,
+        "groups whose estimated distance TV(pi_t, alpha) is above this are refused and replaced; "
+        "1 refuses none",
+        low=0,
+        high=1,
+    )
+    adaptive_staleness: bool = setting(
+        False,
+        "sync the behavior policy early and shorten the reuse window, both as far as target_tv "
+        "needs; v and the window are then the largest values",
+    )
+    target_tv: float = setting(
+        0.2, "the distance TV(pi_t, alpha) that adaptive_staleness holds", above=0, high=1
+    )
+
     @property
     def sync_every(self) -> int:
         """The v that holds: `behavior_sync_every`, or 1 without a delay."""
@@ -139,7 +155,7 @@ class ObjectiveSettings:
     clip_low: float = setting(0.2, "the ratio is clipped at 1 - clip_low", low=0, high=1)
     clip_high: float = setting(0.28, "the ratio is clipped at 1 + clip_high", low=0, high=10)
     importance_cap: float = setting(
-        3.0, "w_max: truncation of the importance weight proximal / behavior", above=0
+        3.0, "w_max: truncation of the importance weight proximal / behavior", low=1
     )
     aggregation: str = setting(
         "token_mean",
@@ -153,6 +169,16 @@ class ObjectiveSettings:
         "k3_weighted",
         "k3 weighted by the truncated ratio to the behavior policy, or the unweighted k3",
         choices=["k3_weighted", "k3"],
+    )
+    enforce_bound: bool = setting(
+        False,
+        "after the update, take back as much of the step as is needed to stay in the trust region",
+    )
+    trust_region: float = setting(
+        0.2,
+        "largest mean distance TV(pi, alpha) over the batch that enforce_bound lets a step end at",
+        above=0,
+        high=1,
     )
     bound_after_update: bool = setting(
         False,

@@ -163,17 +163,18 @@ class DelayedPolicy:
         """Whether the behavior policy becomes the current one at a step: (step - 1) mod v = 0."""
         return (step - 1) % self._sync_every == 0
 
-    def sync(self, step: int, weights: Weights) -> bool:
+    def sync(self, step: int, weights: Weights, *, early: bool = False) -> bool:
         """Takes the weights at the start of a step, if they are due.
 
         Args:
             step: The training step t, from 1.
             weights: The policy's tensors at its start.
+            early: Take them even where they are not due.
 
         Returns:
             Whether they were taken; they must then be published as version `step - 1`.
         """
-        if not self.is_due(step):
+        if not (early or self.is_due(step)):
             return False
         self._weights = {}  # the old copy goes before the new one is made
         self._weights = {

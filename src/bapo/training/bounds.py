@@ -45,6 +45,11 @@ class EntryRows:
     entry: BatchEntry
     rows: Sequence[Row]
 
+    @property
+    def is_current(self) -> bool:
+        """Whether pi_t itself sampled the group."""
+        return all(row.is_current for row in self.rows)
+
 
 def entries_of_minis(
     entries: Sequence[BatchEntry], minis: Sequence[Sequence[Row]]
@@ -65,6 +70,20 @@ def entries_of_minis(
 def behavior_distances(groups: Iterable[EntryRows]) -> list[float]:
     """TV(pi_t, alpha) of each group, one-sided estimate in [0, 1]; NaN if a ratio is not finite."""
     return [_distance(_log_ratios(group.rows, "proximal_logps")) for group in groups]
+
+
+def stale_distances(groups: Sequence[EntryRows]) -> dict[Source, float]:
+    """Mean TV(pi_t, alpha) for each source, over its groups that pi_t did not sample.
+
+    Sources without such groups are left out.
+    """
+    found: dict[Source, float] = {}
+    for source in Source:
+        stale = [one for one in groups if one.entry.source is source and not one.is_current]
+        mean = _mean(behavior_distances(stale))
+        if mean is not None:
+            found[source] = mean
+    return found
 
 
 def policy_distances(groups: Iterable[EntryRows]) -> list[float]:

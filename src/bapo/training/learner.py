@@ -29,9 +29,17 @@ from bapo.objective import (
     token_logps,
 )
 from bapo.training.batching import MicroBatch, Row, micro_batches, mini_batches
-from bapo.training.bounds import BOUND_METRICS, bound_metrics, entries_of_minis
+from bapo.training.bounds import (
+    BOUND_METRICS,
+    EntryRows,
+    behavior_distances,
+    bound_metrics,
+    entries_of_minis,
+    stale_distances,
+)
 from bapo.training.schedule import learning_rate
-from bapo.types import FloatArray, TrainBatch
+from bapo.training.trust_region import WeightStep, keep_in_region
+from bapo.types import FloatArray, Source, TrainBatch
 
 
 @dataclass(slots=True)
@@ -49,6 +57,8 @@ class UpdateReport:
         backward_tokens: Tokens read with gradient, likewise.
         objective: The metrics of `objective_metrics`.
         bound: The metrics of `bound_metrics`.
+        distances: Mean TV(pi_t, alpha) of the batch's stale groups, by source.
+        step_scale: Share of the step that was kept, in [0, 1]; see `objective.enforce_bound`.
         seconds_proximal: Time for the proximal log-probabilities.
         seconds_update: Time for the optimizer updates.
     """
@@ -63,6 +73,8 @@ class UpdateReport:
     backward_tokens: int = 0
     objective: dict[str, float | None] = field(default_factory=dict)
     bound: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(BOUND_METRICS))
+    distances: dict[Source, float] = field(default_factory=dict)
+    step_scale: float = 1.0
     seconds_proximal: float = 0.0
     seconds_update: float = 0.0
 
@@ -102,6 +114,7 @@ class Learner:
             weight_decay=training.weight_decay,
         )
         self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._scored: dict[int, tuple[Row, FloatArray]] = {}
         self._model.eval()  # no dropout anywhere; gradients flow all the same
 
     @property
@@ -148,6 +161,7 @@ class Learner:
         sums: dict[str, float] = {name: 0.0 for name in SUM_NAMES}
         losses: list[float] = []
         norms: list[float] = []
+        step = WeightStep(self.weights) if self._objective.enforce_bound else None
         for start, rows in enumerate(minis):
             loss, norm = self._optimizer_update(rows, sums, keep_logps=rows is minis[-1])
             report.backward_tokens += sum(row.length for row in rows)
@@ -162,9 +176,20 @@ class Learner:
             report.loss = sum(losses) / len(losses)
             report.grad_norm = sum(norms) / len(norms)
         report.objective = objective_metrics(sums)
-        report.bound = self._measured_bound(batch, minis, report)
+        self._measure_bound(entries_of_minis(batch.entries, minis), step, report)
+        self._scored.clear()
         report.seconds_update = perf_counter() - started
         return report
+
+    def behavior_distances(self, batch: TrainBatch) -> list[float]:
+        """TV(pi_t, alpha) of each group of a batch, before the update; see `behavior_distances`.
+
+        What is computed here is not computed again by the step's `update`.
+        """
+        minis = mini_batches(batch, 1, self._objective)
+        self._fill_proximal([row for rows in minis for row in rows], UpdateReport())
+        dealt = entries_of_minis(batch.entries, minis)
+        return behavior_distances([group for mini in dealt for group in mini])
 
     def logps(self, rows: Sequence[Row]) -> list[FloatArray]:
         """Log-probabilities of completions under the policy as it is now, without gradient.
@@ -196,28 +221,45 @@ class Learner:
         those of a full forward pass (a test holds that), so computing them again would cost and
         change nothing. In lower precision the two differ, and all rows are computed.
         """
-        known = [row for row in rows if row.is_current and self._is_exact]
-        for row in known:
-            row.proximal_logps = row.behavior_logps
+        for row in rows:
+            if row.is_current and self._is_exact:
+                row.proximal_logps = row.behavior_logps
+            elif id(row.completion) in self._scored:
+                row.proximal_logps = self._scored[id(row.completion)][1]
         unknown = [row for row in rows if row.proximal_logps is None]
         for row, values in zip(unknown, self.logps(unknown), strict=True):
             row.proximal_logps = values
-        report.forward_tokens = sum(row.length for row in unknown)
+            # The row is kept with its values, so that no other array can take its identity.
+            self._scored[id(row.completion)] = (row, values)
+        report.forward_tokens = sum(row.length for row, _ in self._scored.values())
 
-    def _measured_bound(
-        self, batch: TrainBatch, minis: Sequence[Sequence[Row]], report: UpdateReport
-    ) -> dict[str, float | None]:
-        """The bound on what the step did; see `bapo.training.bounds` for what pi is."""
-        dealt = entries_of_minis(batch.entries, minis)
+    def _measure_bound(
+        self, dealt: Sequence[Sequence[EntryRows]], step: WeightStep | None, report: UpdateReport
+    ) -> None:
+        """Measures the bound on what the step did, and takes the step back where it must be.
+
+        Args:
+            dealt: The groups of each mini-batch; `bapo.training.bounds` says what pi is.
+            step: The step's beginning, where it is to be kept in the trust region.
+            report: Takes the results.
+        """
         groups = [group for mini in dealt for group in mini]
         measured = dealt[-1] if dealt else []
-        if self._objective.bound_after_update:
-            measured = groups
-            rows = [row for group in groups for row in group.rows]
+        rows = [row for group in groups for row in group.rows]
+
+        def score() -> None:
             for row, values in zip(rows, self.logps(rows), strict=True):
                 row.policy_logps = values
             report.forward_tokens += sum(row.length for row in rows)
-        return bound_metrics(groups, measured, cap=self._objective.importance_cap)
+
+        if step is not None:
+            report.step_scale = keep_in_region(step, groups, score, self._objective.trust_region)
+            measured = groups
+        elif self._objective.bound_after_update:
+            score()
+            measured = groups
+        report.bound = bound_metrics(groups, measured, cap=self._objective.importance_cap)
+        report.distances = stale_distances(groups)
 
     def _optimizer_update(
         self, rows: Sequence[Row], sums: dict[str, float], *, keep_logps: bool

@@ -19,7 +19,7 @@ from bapo.training.learner import UpdateReport
 from bapo.training.metrics import Metric, StepInputs, step_metrics
 from bapo.training.prompt_stream import PromptStream
 from bapo.training.seeds import derived_seed
-from bapo.types import Group, Prompt, Rollout, TrainBatch, VerdictStatus
+from bapo.types import Group, Prompt, Rollout, Source, TrainBatch, VerdictStatus
 
 Verify = Callable[[Sequence[Rollout]], list[Group]]
 
@@ -31,11 +31,15 @@ class PolicyUpdater(Protocol):
         """Learns from a batch; an empty one changes nothing."""
         ...
 
+    def behavior_distances(self, batch: TrainBatch) -> list[float]:
+        """TV(pi_t, alpha) of each group of a batch that is about to be learned from."""
+        ...
+
 
 class PolicySync(Protocol):
     """Keeps the engine's weights in step with the learner's."""
 
-    def behavior(self, step: int) -> int:
+    def behavior(self, step: int, *, early: bool = False) -> int:
         """The version that fresh groups of this step come from, ready in the engine."""
         ...
 
@@ -139,13 +143,15 @@ class Loop:
         retried = self._ask_again(step, clock)
         quarantine = verdict_lines(step, fresh, retried)
         self._check_verdicts(step, [*fresh, *retried], quarantine)
-        with clock.phase("adaptation"):
-            composition = self.adaptation.compose(step, fresh, retried)
+        composition = self._compose(step, fresh, retried, clock)
         update = self.learner.update(composition.batch)
-        clock.seconds["proximal"] = update.seconds_proximal
-        clock.seconds["update"] = update.seconds_update
+        clock.add("proximal", update.seconds_proximal)
+        clock.add("update", update.seconds_update)
         with clock.phase("adaptation"):
             events = self.adaptation.observe(step, fresh, retried)
+            self.adaptation.observe_distances(
+                update.distances.get(Source.FRESH), update.distances.get(Source.REUSED)
+            )
         self.step = step
         composition = composition.after_skipping(update.groups_skipped)
         metrics = step_metrics(
@@ -163,11 +169,34 @@ class Loop:
         self._check_finite(update, record)
         return record
 
+    def _compose(
+        self, step: int, fresh: list[Group], retried: list[Group], clock: "_Clock"
+    ) -> Composition:
+        """The batch, without groups that the policy has left too far behind.
+
+        Every round refuses a group that no earlier one has, so there is an end to them.
+        """
+        limit = self.recipe.adaptation.max_tv
+        refused: set[Group] = set()
+        while True:
+            with clock.phase("adaptation"):
+                composition = self.adaptation.compose(step, fresh, retried, refused)
+            if limit >= 1.0:
+                return composition
+            with clock.phase("proximal"):
+                distances = self.learner.behavior_distances(composition.batch)
+            pairs = zip(composition.batch.entries, distances, strict=True)
+            # A distance that is not a number is not within the limit either.
+            far = {entry.group for entry, distance in pairs if not distance <= limit}
+            if not far:
+                return composition
+            refused |= far
+
     def _sample_fresh(self, step: int, clock: "_Clock") -> list[Group]:
         """B fresh groups, and more for as long as informative ones are missing and rounds left."""
         wanted = self.recipe.training.batch_groups
         with clock.phase("sync"):
-            version = self.policies.behavior(step)
+            version = self.policies.behavior(step, early=self.adaptation.sync_early)
         self.stream.begin_step()
         seed = self.recipe.seed
         fresh = self._sample(self.stream.draw(wanted), version, step, seed, clock)
@@ -259,7 +288,11 @@ class _Clock:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+            self.add(name, perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Adds time that was measured elsewhere."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 def _plain(record: GroupFate | BufferEvent) -> dict[str, Any]:

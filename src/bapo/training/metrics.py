@@ -31,12 +31,14 @@ METRIC_KEYS: tuple[str, ...] = (
     "groups_all_right",
     "groups_unverified",
     "groups_surplus",
+    "groups_refused",
     "hard_buffer_size",
     "hard_buffer_evicted",
     "prompts_retired",
     "reuse_buffer_size",
     "reuse_low",
     "reuse_high",
+    "reuse_window",
     "policy_strength",
     "correctness_fresh",
     "correctness_retried",
@@ -52,6 +54,7 @@ METRIC_KEYS: tuple[str, ...] = (
     "learning_rate",
     "updates",
     "updates_skipped",
+    "step_scale",
     *(f"verdicts_{status.value}" for status in VerdictStatus),
     "completion_tokens_mean",
     "truncated_share",
@@ -106,6 +109,7 @@ def step_metrics(inputs: StepInputs) -> dict[str, Metric]:
         "learning_rate": update.learning_rate,
         "updates": update.updates,
         "updates_skipped": update.nonfinite,
+        "step_scale": update.step_scale,
     }
     return {key: values[key] for key in METRIC_KEYS}
 
@@ -144,6 +148,7 @@ def _group_metrics(inputs: StepInputs) -> dict[str, Metric]:
         "groups_all_right": sum(group.correctness_rate == 1 for group in verified),
         "groups_unverified": len(inputs.fresh) - len(verified),
         "groups_surplus": sum(fate.outcome is GroupOutcome.SURPLUS for fate in fates),
+        "groups_refused": sum(fate.outcome is GroupOutcome.REFUSED for fate in fates),
         "correctness_fresh": _mean_rate(inputs.fresh),
         "correctness_retried": _mean_rate(inputs.retried),
         "staleness_mean": sum(staleness) / len(staleness) if staleness else None,
