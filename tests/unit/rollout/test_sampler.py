@@ -210,6 +210,31 @@ def test_token_frequencies_match_the_model_by_chi_squared(temperature):
     assert statistic < degrees + 5 * math.sqrt(2 * degrees)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_joint_frequencies_of_two_tokens_match_the_model_by_chi_squared(fast):
+    """The second token comes from the decode step, whose numbers must not repeat the first's."""
+    policy = tiny_policy(initializer_range=0.1)
+    engine = tiny_engine(policy, max_new_tokens=2, fast=fast)
+    count = 12_000
+    rollout = sample(engine, [PROMPTS[2]], group_size=count)[0]
+    ids = torch.from_numpy(rollout.prompt_token_ids.astype(np.int64))
+    with torch.no_grad():
+        first = torch.softmax(policy.model(ids[None]).logits[0, -1].double(), -1)
+        words = torch.arange(len(first))
+        continued = torch.cat((ids.expand(len(words), -1), words[:, None]), dim=1)
+        second = torch.softmax(policy.model(continued).logits[:, -1].double(), -1)
+    expected = (first[:, None] * second * count).numpy()
+    expected[END] = 0.0  # a completion that ended has no second token
+    pairs = [one.token_ids for one in rollout.completions if one.token_ids[0] != END]
+    drawn = np.zeros_like(expected)
+    np.add.at(drawn, tuple(np.array(pairs).T), 1)
+    common = expected >= 5
+    assert common.sum() >= 200
+    statistic = ((drawn - expected)[common] ** 2 / expected[common]).sum()
+    degrees = int(common.sum())
+    assert statistic < degrees + 5 * math.sqrt(2 * degrees)
+
+
 def test_every_completion_ends_at_the_end_token_or_at_the_limit():
     rollouts = sample(tiny_engine(max_new_tokens=20), group_size=16)
     reasons = set()
