@@ -446,7 +446,8 @@ def test_the_help_of_each_command_shows_an_example(bapo, command):
 
 def test_a_run_can_be_measured_inspected_and_reported_by_its_folder_alone(bapo, place):
     assert bapo("train", "recipe.yaml", "--output", "run")[0] == 0
-    code, out, _ = bapo("eval", "run", "--prompts", "2", "--samples", "2")
+    verifier = "reward.verifier=verifiers.py:fair"
+    code, out, _ = bapo("eval", "run", verifier, "--prompts", "2", "--samples", "2")
     assert code == 0
     assert "run on sums" in out
     assert bapo("inspect", "run")[0] == 0

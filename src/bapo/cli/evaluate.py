@@ -1,7 +1,9 @@
 """`bapo eval`: pass@1, pass@K and unsolved problems of a model."""
 
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -34,6 +36,7 @@ def evaluate(
                 f"The run '{folder}' has no trained model; one is written when a run ends."
             )
         content = {**read_yaml(folder / "recipe.yaml"), "model": str(folder / "model")}
+        _check_trusted(folder, content, overrides or ())
     if task:
         content["task"] = task
     if "task" not in content:
@@ -70,3 +73,17 @@ def evaluate(
             percent(part.all_wrong_share),
         )
     console.print(table, soft_wrap=False)
+
+
+def _check_trusted(folder: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """A run folder may be somebody else's: code that it names is run only if the user says so."""
+    reward = content.get("reward")
+    name = str(reward.get("verifier") or "") if isinstance(reward, Mapping) else ""
+    is_own = name.startswith("bapo.reward.verifiers.") and not name.partition(":")[0].endswith(
+        ".py"
+    )
+    if name and not is_own and not any(one.startswith("reward.verifier=") for one in overrides):
+        raise SettingError(
+            f"The run '{folder}' names a verifier of its own, '{name}', which is code; if you "
+            f"trust it, add reward.verifier={shlex.quote(name)}."
+        )

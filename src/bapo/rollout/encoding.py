@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bapo.errors import DataError, ModelError, SettingError
@@ -128,9 +129,15 @@ class PromptEncoder:
                 "template; use an instruction model or plain-text prompts."
             )
         messages: Any = [{"role": turn.role, "content": turn.content} for turn in chat]
-        encoded: Any = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
+        try:
+            encoded: Any = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except TemplateError as error:  # templates run in a sandbox, which may refuse them
+            raise ModelError(
+                f"The chat template of the model's tokenizer refuses the prompt '{prompt_id}' "
+                f"({str(error).rstrip('.')}); correct the template or the prompt."
+            ) from error
         return encoded["input_ids"]
 
     def _start_tokens(self) -> list[Any]:

@@ -170,8 +170,7 @@ def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig
         )
     except _UNREADABLE as error:
         raise ModelError(
-            f"The weights of the model '{settings.path}' could not be loaded: "
-            f"{_reason(error)}"
+            f"The weights of the model '{settings.path}' could not be loaded: {_reason(error)}"
         ) from error
     model, info = loaded
     missing = sorted(info["missing_keys"])

@@ -39,11 +39,18 @@ class Checkpoint:
         """One of the trees that were saved.
 
         Raises:
-            CheckpointError: There is none of that name.
+            CheckpointError: There is none of that name, or it is no tree: its manifest was made
+                for it by somebody else than a run.
         """
         if f"{name}.json" not in self.manifest.files:
             raise CheckpointError(f"it has no '{name}'")
-        return read_tree(self.path, name)
+        try:
+            return read_tree(self.path, name)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"The checkpoint '{self.path}' has a '{name}' that no run has written; remove the "
+                "checkpoint, and do not trust the folder."
+            ) from error
 
 
 class CheckpointStore:
