@@ -1,5 +1,6 @@
 """The account of a run, and its verifier's latencies, as tables."""
 
+import math
 from collections.abc import Mapping
 
 from bapo.reporting.accounts import Account
@@ -85,4 +86,6 @@ def verifier_table(run: RunRecord) -> Table:
 
 def _milliseconds(record: Mapping[str, object], name: str) -> str:
     value = number(record, name)
-    return decimal(value) + (" ms" if value == value else "")
+    if math.isnan(value):
+        return NOT_MEASURED
+    return f"{value:.0f} ms" if value >= 100 else f"{decimal(value)} ms"

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from bapo.errors import RunFolderError
+from bapo.reporting.account_tables import verifier_table
 from bapo.reporting.examples import choose_examples, examples_html
 from bapo.reporting.figures import (
     Look,
@@ -116,6 +117,7 @@ def render_page(variants: Sequence[Variant]) -> str:
         _figure_section(
             "Training health", health_figure(variants, styles), _health_caption(variants)
         ),
+        _verifier_section(variants),
         _runs_section(variants),
     ]
     style = resources.files("bapo.reporting").joinpath("report.css").read_text(encoding="utf-8")
@@ -338,6 +340,19 @@ def _unsolved_caption(variants: Sequence[Variant]) -> str:
         "A problem counts as failed when all answers of the base were wrong, and as solved when "
         "one of as many answers is right. A second try solves some by luck, so what counts is "
         f"the distance between the coloured bar and the grey one. Thin lines are {lines}."
+    )
+
+
+def _verifier_section(variants: Sequence[Variant]) -> str:
+    run = variants[0].runs[0]
+    table = verifier_table(run)
+    if not table.rows:
+        return ""
+    whose = f"{html_text(variants[0].label)}, seed {html_text(run.seed)}"
+    return (
+        f"<section><h2>Verifier</h2><p class='caption'>How long the verdicts of {whose} took, and "
+        f"the slowest ones. {html_text(table.note)}</p>"
+        f"{table_html(table.columns, table.rows, kind='left')}</section>"
     )
 
 

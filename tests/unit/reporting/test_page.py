@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bapo.errors import RunFolderError
-from bapo.reporting import write_report
+from bapo.reporting import summarise_run, write_report
 from tests.run_folder_builder import build_comparison, build_run, rewrite_lines
 
 FIGURES = [
@@ -177,6 +177,30 @@ def test_hostile_text_in_a_run_does_not_reach_the_page_or_the_figures(tmp_path: 
     assert "\u202e" not in path.read_text(encoding="utf-8")
     for image in page.images:
         assert not [node for node in svg_of(image).iter() if node.tag.endswith("}script")]
+
+
+def test_the_verifiers_latencies_and_its_slowest_answers_are_shown(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", steps=2)
+    slow = {"milliseconds": 4321.0, "status": "timeout", "completion": "<script>v</script>\x1b[2J"}
+    report = {
+        "verifier": "mine.py:verify",
+        "since_step": 1,
+        "verdicts_ok": 90,
+        "verdicts_timeout": 1,
+        "verifier_milliseconds_p50": 0.25,
+        "verifier_milliseconds_p99": 12.0,
+        "slowest": [slow],
+    }
+    (run / "verifier.json").write_text(json.dumps(report))
+    table = summarise_run(run).verifier
+    assert ("50 % took at most", "0.250 ms", "") in table.rows
+    assert ("95 % took at most", "–", "") in table.rows
+    assert ("99 % took at most", "12.0 ms", "") in table.rows
+    assert table.rows[-1] == ("slow, timeout", "4321 ms", "<script>v</script>\\x1b[2J")
+    page = read_page(write_report([run], tmp_path / "report.html"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "<script>v</script>\\x1b[2J" in page.text
+    assert "Since the run was resumed after step 1." in page.text
 
 
 def test_a_run_of_one_step_has_a_report(tmp_path: Path) -> None:
