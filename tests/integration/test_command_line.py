@@ -200,7 +200,7 @@ def test_a_model_without_weights_is_refused(refused, place):
         (
             '{"prompt": "1+1="}\n{"prompt": \n',
             "Line 2 of 'bad.jsonl' cannot be used: it is not JSON (Expecting value at column 11); "
-            "write one JSON object on each line.",
+            "write one JSON object on each line; 1 of 2 rows are bad, more than ",
         ),
         (
             '{"question": "1+1="}\n{"question": "2+2="}\n',
@@ -221,16 +221,17 @@ def test_a_missing_data_file_is_named(refused):
     )
 
 
-def test_prompts_longer_than_the_model_allows_are_counted_and_named(refused, place):
+def test_a_prompt_longer_than_the_model_allows_is_named(refused, place):
     rows = sums(60).splitlines()
     rows[3] = json.dumps({"prompt": "1+" * 70, "answer": "70", "name": "the long one"})
     rows = [json.dumps({"name": str(n), **json.loads(row)}) for n, row in enumerate(rows)]
     (place / "long.jsonl").write_text("\n".join(rows))
-    message = refused("task.path=long.jsonl", "task.id_column=name", "evaluation.prompts=60")
+    strict = ("task.strict=true", "evaluation.prompts=60")
+    message = refused("task.path=long.jsonl", "task.id_column=name", *strict)
     assert message == (
-        "1 of 60 prompts are longer than 124 tokens (the longest has 140): 'the long one'; shorten "
-        "them, raise 'rollout.max_prompt_tokens', or lower 'rollout.max_new_tokens' if the model's "
-        "positions are the limit."
+        "Line 4 of 'long.jsonl' cannot be used: its prompt has 140 tokens, more than the 124 that "
+        "fit; shorten it, raise 'rollout.max_prompt_tokens', or lower 'rollout.max_new_tokens' if "
+        "the model's positions are the limit."
     )
 
 
@@ -288,7 +289,7 @@ def test_a_recipe_that_cannot_be_read_is_named(bapo, place, recipe, expected):
         ("verifiers.py", "must be named as module:function or file.py:function."),
         ("no_such_module:f", "cannot be imported: ModuleNotFoundError: No module named"),
         ("verifiers.py:odd_signature", "it must take 'completions' and columns by name"),
-        ("verifiers.py:wants_gold", "needs the column 'gold', which the prompt "),
+        ("verifiers.py:wants_gold", "needs the column 'gold', which it lacks; its columns"),
         ("golden.py:verify", "calls its golden case '2' wrong (score 0), but GOLDEN says right."),
         ("torn.py:verify", "cannot be imported: SyntaxError"),
     ],
