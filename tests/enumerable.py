@@ -339,6 +339,7 @@ def _loop(
         objective=recipe.objective,
         training=recipe.training,
         steps=recipe.steps,
+        sampler_tolerance=1e-3,
         accelerator=Accelerator(cpu=True),
     )
     groups = recipe.training.batch_groups

@@ -246,6 +246,7 @@ def _metrics(
         "prompts_retired": 0,
         "correctness_fresh": rate,
         "correctness_retried": 0.06 + 0.5 * rate if counts["sampled_retried"] else None,
+        "sampler_gap": 1e-6,
         "staleness_mean": stale + 0.6 * counts["reused"] / script.batch_groups,
         "importance_weight_mean": 1.0 + 0.01 * stale * noise[6],
         "importance_weight_truncated_share": 0.0008 * stale * noise[6],

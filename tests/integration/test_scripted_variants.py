@@ -171,10 +171,12 @@ def test_reuse_retried_lets_retried_groups_be_reused():
 
 
 def test_the_run_stops_when_too_many_verdicts_are_not_ok_and_nothing_is_learned():
-    """Of eight verdicts four may be bad with a limit of one half; five may not."""
-    loop = make_loop("a11ee@0 bee11@0 ceee1@1 d11te@1", "a b c d", algorithm="grpo")
+    """With a limit of one half one of two groups may be lost, however many of its verdicts are
+    bad; both may not, even by one verdict each."""
+    loop = make_loop("aeeee@0 b1100@0 c110e@1 d11t0@1", "a b c d", algorithm="grpo")
     loop.advance()
-    with pytest.raises(RunStoppedError, match=r"step 2: 5 of 8 verdicts .* error: made by a test"):
+    told = r"step 2: 2 of 8 verdicts .* costs 2 of 2 groups.* error: made by a test"
+    with pytest.raises(RunStoppedError, match=told):
         loop.advance()
     assert (loop.step, len(loop.learner.batches)) == (1, 1)
 

@@ -71,7 +71,7 @@ def test_every_source_gives_only_what_its_rule_allows(script):
                 assert 0 < rate < 1
                 assert rate > rules.hard_threshold or rules.retry_accept == "improved"
             else:
-                band = played.composition.band
+                band = played.composition.band.widened(entry.group.size)
                 assert 0 < rate < 1
                 assert band.low - 1e-9 <= rate <= band.high + 1e-9
                 step, group = observed[id(entry.group)]
@@ -130,7 +130,7 @@ def test_a_batch_is_short_only_where_nothing_more_was_to_be_had(script):
                 for step, groups in window.items()
                 if step >= played.step - script.settings.reuse_window
                 for group in groups
-                if composition.band.contains(group.correctness_rate)
+                if composition.band.widened(group.size).contains(group.correctness_rate)
             } - used
             assert not left_over
         else:

@@ -3,7 +3,8 @@
 Departures from the paper (arXiv 2602.20722), which gives c_i = r * (c_i_high - c_i_low) + c_i_low
 and never says how r is measured: here r is a running mean of the fresh groups' correctness rates,
 with a half-life in steps. The bands of the released code, a fixed one and one that falls as the
-policy grows stronger, are settings beside the paper's rising one.
+policy grows stronger, are settings beside the paper's rising one. The paper's numbers suit G = 8; a
+band that no rate k/G of a smaller group can hit is widened to the nearest one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,21 @@ class Band:
     def contains(self, rate: float) -> bool:
         """Whether `rate` lies in the band, its two bounds included."""
         return self.low - _TOLERANCE <= rate <= self.high + _TOLERANCE
+
+    def widened(self, group_size: int) -> "Band":
+        """The band itself, or up to the nearest rate that groups of a size can have.
+
+        Rates are k/G. A small group has few of them, and a band between two would reuse nothing:
+        with G = 2 the only informative rate is 1/2, which the paper's band holds at r = 1 alone.
+
+        Args:
+            group_size: G, at least 2.
+        """
+        rates = [right / group_size for right in range(1, group_size)]
+        if any(self.contains(rate) for rate in rates):
+            return self
+        nearest = min(rates, key=lambda rate: max(self.low - rate, rate - self.high))
+        return Band(min(self.low, nearest), max(self.high, nearest))
 
 
 def reuse_band(settings: AdaptationSettings, strength: float) -> Band:

@@ -55,16 +55,19 @@ class ReuseBuffer:
 
         Args:
             step: The training step to compose.
-            band: The band in which a group's correctness rate must lie.
+            band: The band in which a group's correctness rate must lie, widened where no rate of
+                the group's size can.
             window: Only groups of the last `window` steps; the buffer's own window without it.
         """
         reach = self._window if window is None else window
+        sizes = {group.size for slot in self._slots for group in slot.groups}
+        bands = {size: band.widened(size) for size in sizes}
         return [
             group
             for slot in self._slots
             if step - reach <= slot.step < step
             for group, rate in zip(slot.groups, slot.rates, strict=True)
-            if band.contains(rate)
+            if bands[group.size].contains(rate)
         ]
 
     def observe(self, step: int, groups: Sequence[Group]) -> list[BufferEvent]:

@@ -225,7 +225,8 @@ class RewardSettings:
     )
     max_invalid_share: float = setting(
         0.5,
-        "share of verdicts in a step that are not ok above which the run stops itself",
+        "share of a step's groups with a verdict that is not ok, or of an evaluation's verdicts, "
+        "above which the run stops itself",
         low=0,
         high=1,
     )

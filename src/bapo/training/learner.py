@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from bapo.config import ObjectiveSettings, TrainingSettings
+from bapo.errors import StaleEngineError
 from bapo.objective import (
     SUM_NAMES,
     LossInputs,
@@ -41,6 +43,9 @@ from bapo.training.schedule import learning_rate
 from bapo.training.trust_region import WeightStep, keep_in_region
 from bapo.types import FloatArray, Source, TrainBatch
 
+_CHECKED_ROWS = 4
+"""Rows of a step on which the sampler is compared with a forward pass."""
+
 
 @dataclass(slots=True)
 class UpdateReport:
@@ -58,6 +63,8 @@ class UpdateReport:
         objective: The metrics of `objective_metrics`.
         bound: The metrics of `bound_metrics`.
         distances: Mean TV(pi_t, alpha) of the batch's stale groups, by source.
+        sampler_gap: Largest difference found between the sampler's log-probabilities and a forward
+            pass, on a few rows of the current weights; None where there are none.
         step_scale: Share of the step that was kept, in [0, 1]; see `objective.enforce_bound`.
         seconds_proximal: Time for the proximal log-probabilities.
         seconds_update: Time for the optimizer updates.
@@ -74,6 +81,7 @@ class UpdateReport:
     objective: dict[str, float | None] = field(default_factory=dict)
     bound: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(BOUND_METRICS))
     distances: dict[Source, float] = field(default_factory=dict)
+    sampler_gap: float | None = None
     step_scale: float = 1.0
     seconds_proximal: float = 0.0
     seconds_update: float = 0.0
@@ -88,6 +96,8 @@ class Learner:
         objective: The loss.
         training: Optimizer, mini-batches and micro-batches.
         steps: Training steps of the run, for the schedule.
+        sampler_tolerance: Largest difference allowed in float32 between the log-probabilities that
+            the sampler stored and those of a full forward pass of the same weights.
         accelerator: Device, precision and distribution.
     """
 
@@ -99,11 +109,13 @@ class Learner:
         objective: ObjectiveSettings,
         training: TrainingSettings,
         steps: int,
+        sampler_tolerance: float,
         accelerator: Accelerator,
     ) -> None:
         self._objective = objective
         self._training = training
         self._steps = steps
+        self._sampler_tolerance = sampler_tolerance
         self._pad_token_id = pad_token_id
         self._accelerator = accelerator
         self._is_exact = model.dtype == torch.float32 and accelerator.mixed_precision == "no"
@@ -153,6 +165,7 @@ class Learner:
         minis = mini_batches(batch, self._training.updates_per_step, self._objective)
         started = perf_counter()
         self._fill_proximal([row for rows in minis for row in rows], report)
+        report.sampler_gap = self._check_sampler([row for rows in minis for row in rows])
         report.seconds_proximal = perf_counter() - started
 
         started = perf_counter()
@@ -232,6 +245,36 @@ class Learner:
             # The row is kept with its values, so that no other array can take its identity.
             self._scored[id(row.completion)] = (row, values)
         report.forward_tokens = sum(row.length for row, _ in self._scored.values())
+
+    def _check_sampler(self, rows: Sequence[Row]) -> float | None:
+        """Compares a few stored log-probabilities of this step's weights with a forward pass.
+
+        The probe after a sync compares two forward passes; this compares what really sampled, cache
+        and fast paths included.
+
+        Returns:
+            The largest absolute difference; None where no row was sampled by these weights.
+
+        Raises:
+            StaleEngineError: In float32 it exceeds the tolerance.
+        """
+        checked = [row for row in rows if row.is_current][:_CHECKED_ROWS]
+        if not checked:
+            return None
+        gaps = [
+            np.abs(values - row.behavior_logps)[row.loss_mask]
+            for row, values in zip(checked, self.logps(checked), strict=True)
+        ]
+        gap = float(np.concatenate(gaps).max(initial=0.0))
+        if math.isnan(gap):  # not another policy but broken numbers, which the update stops at
+            return None
+        if self._is_exact and gap > self._sampler_tolerance:
+            raise StaleEngineError(
+                f"The sampler's log-probabilities differ by up to {gap:.3g} from a forward pass of "
+                "the same weights, more than 'rollout.probe_tolerance' = "
+                f"{self._sampler_tolerance:g}; it did not sample from the weights it claims."
+            )
+        return gap
 
     def _measure_bound(
         self, dealt: Sequence[Sequence[EntryRows]], step: WeightStep | None, report: UpdateReport

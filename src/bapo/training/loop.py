@@ -241,11 +241,14 @@ class Loop:
     ) -> None:
         verdicts = [verdict for group in groups for verdict in group.verdicts]
         bad = [verdict for verdict in verdicts if verdict.status is not VerdictStatus.OK]
+        # One bad verdict costs its whole group, so few bad verdicts can cost most groups.
+        lost = sum(not group.is_verified for group in groups)
         limit = self.recipe.reward.max_invalid_share
-        if verdicts and len(bad) / len(verdicts) > limit:
+        if lost and lost / len(groups) > limit:
             raise StoppedStepError(
                 f"The run stopped at step {step}: {len(bad)} of {len(verdicts)} verdicts are not "
-                f"ok, more than 'reward.max_invalid_share' ({limit:g}) allows; the first one is "
+                f"ok, which costs {lost} of {len(groups)} groups, more than "
+                f"'reward.max_invalid_share' ({limit:g}) allows; the first one is "
                 f"{bad[0].status.value}: {bad[0].detail}",
                 quarantine,
             )

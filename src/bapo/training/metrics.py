@@ -43,6 +43,7 @@ METRIC_KEYS: tuple[str, ...] = (
     "correctness_fresh",
     "correctness_retried",
     "staleness_mean",
+    "sampler_gap",
     "importance_weight_mean",
     "importance_weight_truncated_share",
     "ratio_clipped_share",
@@ -110,6 +111,7 @@ def step_metrics(inputs: StepInputs) -> dict[str, Metric]:
         "updates": update.updates,
         "updates_skipped": update.nonfinite,
         "step_scale": update.step_scale,
+        "sampler_gap": update.sampler_gap,
     }
     return {key: values[key] for key in METRIC_KEYS}
 

@@ -116,6 +116,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         objective=recipe.objective,
         training=recipe.training,
         steps=recipe.steps,
+        sampler_tolerance=recipe.rollout.probe_tolerance,
         accelerator=accelerator,
     )
     policies = EnginePolicies(

@@ -36,6 +36,29 @@ def test_the_falling_band_is_the_released_one(strength, low, high):
     assert (band.low, band.high) == pytest.approx((low, high), abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "group_size", "expected"),
+    [
+        (0.0, 0.25, 2, (0.0, 0.5)),  # 1/2 is the only rate of two
+        (0.1, 0.3, 3, (0.1, 1 / 3)),  # 1/3 is nearer than 2/3
+        (0.6, 0.65, 4, (0.5, 0.65)),  # 1/2 lies 0.1 below, 3/4 as far above: the lower one
+        (0.125, 0.25, 8, (0.125, 0.25)),  # holds 1/8 and 2/8: stays
+        (0.3, 0.5, 2, (0.3, 0.5)),  # holds 1/2 on its bound: stays
+    ],
+)
+def test_a_band_that_no_rate_of_a_group_can_hit_is_widened_to_the_nearest(
+    low, high, group_size, expected
+):
+    band = Band(low, high).widened(group_size)
+    assert (band.low, band.high) == expected
+
+
+@pytest.mark.parametrize("strength", [step / 40 for step in range(41)])
+def test_the_papers_band_is_wide_enough_for_groups_of_eight_at_every_strength(strength):
+    band = reuse_band(AdaptationSettings(), strength)
+    assert band.widened(8) == band
+
+
 def test_a_band_holds_its_bounds_and_nothing_outside():
     band = Band(0.125, 0.25)
     assert [band.contains(k / 8) for k in range(5)] == [False, True, True, False, False]

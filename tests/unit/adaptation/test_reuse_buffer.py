@@ -50,7 +50,9 @@ def test_only_groups_in_the_band_are_eligible_oldest_first():
     buffer.observe(1, [make_group("1/8", 0.125, group_size=8), make_group("5/8", "11111000")])
     buffer.observe(2, [make_group("2/8", 0.25, group_size=8), make_group("3/8", "11100000")])
     assert ids(buffer.eligible(3, Band(0.125, 0.25))) == ["1/8", "2/8"]
-    assert ids(buffer.eligible(3, Band(0.3, 0.35))) == []
+    assert ids(buffer.eligible(3, Band(0.7, 0.8))) == []
+    # Between 2/8 and 3/8 there is no rate of eight, and the band reaches to the nearer one.
+    assert ids(buffer.eligible(3, Band(0.3, 0.35))) == ["3/8"]
 
 
 def test_a_prompt_may_have_several_groups_in_the_buffer():

@@ -1,5 +1,6 @@
 """A learner on a tiny model, batches it can read, and a look at the gradients it applies."""
 
+import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.rollout_models import tiny_model
 VOCABULARY = 28
 
 
-def make_learner(model=None, *, objective=None, steps=10, **training):
+def make_learner(model=None, *, objective=None, steps=10, sampler_tolerance=math.inf, **training):
     """A learner with one update a step, no weight decay and no clipping unless told otherwise."""
     values = {
         "learning_rate": 1e-2,
@@ -31,6 +32,7 @@ def make_learner(model=None, *, objective=None, steps=10, **training):
         objective=ObjectiveSettings(**(objective or {})),
         training=TrainingSettings(**values),
         steps=steps,
+        sampler_tolerance=sampler_tolerance,
         accelerator=Accelerator(cpu=True),
     )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bapo.errors import StaleEngineError
 from bapo.training.batching import Row
 from tests.rollout_models import tiny_model
 from tests.unit.training.helpers import (
@@ -352,3 +353,25 @@ def test_the_same_batch_gives_the_same_weights_to_the_bit():
     for learner in learners:
         learner.update(example_batch(tiny_model(), count=5))
     assert same_bits(learners[0].weights, learners[1].weights)
+
+
+def test_a_sampler_that_did_not_sample_from_the_weights_is_noticed_at_the_first_update():
+    """Its stored log-probabilities are off by 0.01 on one token; the forward pass tells."""
+    model = tiny_model()
+    honest = sampled_by(model, ragged_group("a", "1001", seed=3))
+    learner = make_learner(model, sampler_tolerance=1e-3)
+    assert learner.update(batch_of(honest)).sampler_gap < 1e-4
+
+    other = tiny_model()
+    tampered = sampled_by(other, ragged_group("a", "1001", seed=3))
+    tampered.rollout.completions[1].behavior_logps[0] -= 0.01
+    strict = make_learner(other, sampler_tolerance=1e-3)
+    with pytest.raises(StaleEngineError, match=r"differ by up to 0\.01 from a forward pass"):
+        strict.update(batch_of(tampered))
+
+
+def test_groups_of_older_weights_say_nothing_about_the_sampler():
+    model = tiny_model()
+    old = ragged_group("a", "1001", seed=3, version=0)
+    report = make_learner(model, sampler_tolerance=1e-3).update(batch_of(old, step=2))
+    assert report.sampler_gap is None

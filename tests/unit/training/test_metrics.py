@@ -50,6 +50,7 @@ def test_a_step_in_which_nothing_happened_has_every_key_and_none_where_nothing_w
         *BOUND_METRICS,
         "correctness_fresh",
         "correctness_retried",
+        "sampler_gap",
         "staleness_mean",
         "loss",
         "grad_norm",
