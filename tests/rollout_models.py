@@ -4,20 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bapo.config.settings import ModelSettings, RolloutSettings
 from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.loading import Policy, load_policy
-
-CHARACTERS = "0123456789+-*/=>,;() \nabcdefgh"
-END = 1
+from bapo.selftest.ingredients import END, character_tokenizer
 
 # Biased, normed, tied, partly rotated and windowed attention; learned positions.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -30,16 +22,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 2, "sliding_window": 6},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }
-
-
-def character_tokenizer(characters: str = CHARACTERS) -> PreTrainedTokenizerFast:
-    """One token per character, from id 2; id 0 pads and id 1 ends."""
-    vocabulary = {"<pad>": 0, "<eos>": END}
-    vocabulary |= {character: number + 2 for number, character in enumerate(characters)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
 
 
 def tiny_model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """Imports point one way, and what must stay light stays light.
 
     types, errors, config <- adaptation, objective, reward, tasks, rollout
-                          <- evaluation <- training <- cli
+                          <- evaluation <- training <- selftest <- cli
 
 `reporting` reads files and knows only the errors. The package itself, `bapo/__init__.py`, offers
 names of other rooms and imports them when they are first used.
@@ -27,8 +27,9 @@ MAY_IMPORT = {
     **{room: GROUND for room in SIBLINGS},
     "evaluation": GROUND | SIBLINGS,
     "training": GROUND | SIBLINGS | {"evaluation"},
+    "selftest": GROUND | SIBLINGS | {"evaluation", "training"},
     "reporting": {"errors"},
-    "cli": GROUND | SIBLINGS | {"evaluation", "training", "reporting"},
+    "cli": GROUND | SIBLINGS | {"evaluation", "training", "selftest", "reporting"},
     "__main__": {"cli"},
     "__init__": GROUND | SIBLINGS | {"evaluation", "training", "reporting"},
 }
@@ -105,6 +106,8 @@ def test_a_file_imports_only_what_its_room_may(path):
         ("evaluation/x.py", "from bapo.training import Loop", "'bapo.training.Loop'"),
         ("training/x.py", "from bapo.cli import app", "training may not import 'bapo.cli.app'"),
         ("training/x.py", "from bapo import train", "training may not import 'bapo.train'"),
+        ("training/x.py", "import bapo.selftest", "training may not import 'bapo.selftest'"),
+        ("selftest/x.py", "from bapo.cli import main", "selftest may not import 'bapo.cli.main'"),
         ("reporting/x.py", "from bapo.types import Group", "'bapo.types.Group'"),
         ("reporting/figures/x.py", "import torch", "reporting may not use the library 'torch'"),
         ("reporting/x.py", "import pandas", "reporting may not use the library 'pandas'"),

@@ -13,8 +13,12 @@ LONGEST_FUNCTION = 70
 GIVES_A_REASON = re.compile(r"\b(long|longer|one piece) (because|so that)\b", re.IGNORECASE)
 
 # Both run a user's own code in a worker process, where whatever it raises becomes a verdict or the
-# one sentence that stops the run before its first step.
-MAY_CATCH_ALL = {"reward/worker.py", "reward/loading.py"}
+# one sentence that stops the run before its first step. A check of the self-test tries parts that
+# may be broken in any way; one of its misdeeds is to swallow every exception.
+MAY_CATCH_ALL = {
+    *("reward/worker.py", "reward/loading.py"),
+    *("selftest/results.py", "selftest/misdeeds.py"),
+}
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}

@@ -11,6 +11,7 @@ from bapo.cli.evaluate import evaluate
 from bapo.cli.inspect import inspect
 from bapo.cli.options import harmless
 from bapo.cli.report import report
+from bapo.cli.selftest import selftest
 from bapo.cli.train import train
 from bapo.cli.warmstart import warmstart
 from bapo.errors import BapoError
@@ -30,6 +31,7 @@ app.command()(report)
 app.command(name="inspect")(inspect)
 app.command()(warmstart)
 app.command()(demo)
+app.command()(selftest)
 
 
 def main() -> None:

@@ -1,11 +1,21 @@
-"""Pools for tests, and a count of their processes that asks the kernel and not the pool."""
+"""Pools for tests; their processes are counted by asking the kernel and not the pool."""
 
-import os
-import time
 from pathlib import Path
 
 from bapo.config import RewardSettings
 from bapo.reward import VerifierPool
+from bapo.selftest.processes import living_workers, wait_until
+
+__all__ = [
+    "LIMIT_SECONDS",
+    "MISBEHAVING",
+    "living_workers",
+    "make_pool",
+    "nothing_else_lives",
+    "verify_texts",
+    "wait_until",
+    "write_verifier",
+]
 
 MISBEHAVING = f"{Path(__file__).parent / 'misbehaving.py'}:misbehave"
 LIMIT_SECONDS = 0.4
@@ -25,30 +35,6 @@ def write_verifier(folder, source):
 
 def verify_texts(pool, *texts):
     return pool.verify([(text, {}) for text in texts])
-
-
-def living_workers(parent=None):
-    """Living processes that a pool of `parent` started, or their descendants did."""
-    needle = f"BAPO_VERIFIER_WORKER={parent or os.getpid()}-".encode()
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                if needle in file.read():
-                    found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
-def wait_until(condition, seconds=5.0):
-    """Whether the condition came true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 def nothing_else_lives(pool):
