@@ -17,12 +17,14 @@ from bapo.errors import RunFolderError
 from bapo.reporting.account_tables import verifier_table
 from bapo.reporting.examples import choose_examples, examples_html
 from bapo.reporting.figures import (
+    BOUND_CAPTION,
     Look,
     Picture,
     accuracy_figure,
     batch_figure,
     cost_figure,
     difficulty_figure,
+    guarantee_figure,
     health_figure,
     looks,
     unsolved_figure,
@@ -114,6 +116,9 @@ def render_page(variants: Sequence[Variant]) -> str:
         ),
         _examples_section(variants),
         _figure_section("What it cost", cost_figure(variants), _COST_CAPTION),
+        _figure_section(
+            "The bound, and what was measured", guarantee_figure(variants, styles), BOUND_CAPTION
+        ),
         _figure_section(
             "Training health", health_figure(variants, styles), _health_caption(variants)
         ),

@@ -20,6 +20,7 @@ FIGURES = [
     "How the training problems moved",
     "Problems the base always failed",
     "What it cost",
+    "The bound, and what was measured",
     "Training health",
 ]
 
