@@ -200,10 +200,11 @@ def _finish(bench: Bench, run: Path, algorithm: str) -> Ending:
     if not has_checkpoint(run):
         refused = bench.train(run, override, resume=True)
         require(
-            refused.code == 2 and "start again without --resume" in refused.said,
-            f"without a checkpoint it was not refused but ended with {refused.code}",
+            refused.code == 2 and "without --resume" in refused.said,
+            f"without a checkpoint it ended with {refused.code}: {refused.last}",
         )
-        run.rename(run.with_name(f"{run.name}-given-up"))
+        if run.exists():
+            run.rename(run.with_name(f"{run.name}-given-up"))
         return bench.train(run, override)
     return bench.train(run, override, resume=True)
 
