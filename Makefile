@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without an NVIDIA GPU, torch is pinned to its CPU build.
+# Without an NVIDIA GPU, torch is pinned to the release whose CPU build is tested with.
 CONSTRAINTS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
