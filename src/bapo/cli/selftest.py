@@ -24,7 +24,7 @@ STYLES = {"held": "green", "failed": "bold red", "not possible here": "yellow"}
 
 def selftest(
     quick: Annotated[bool, typer.Option("--quick", help="Less than a minute.")] = False,
-    long: Annotated[bool, typer.Option("--long", help="All that there is, as CI does.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="All that there is; some minutes.")] = False,
     only: Annotated[str, typer.Option(help="Only checks with this text in their row.")] = "",
     folder: Annotated[
         Path | None, typer.Option(help="Where to work: a folder on the disk that is to be tried.")

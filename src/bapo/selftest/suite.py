@@ -18,7 +18,7 @@ def checks(form: Form) -> list[Check]:
     """The checks of a form, in the order of the table; `long` has all of `default`.
 
     Args:
-        form: `quick` takes less than a minute on two cores, `default` some, `long` about twenty.
+        form: `quick` takes less than a minute on two cores, `default` two or three, `long` six.
     """
     if form is Form.QUICK:
         return [
