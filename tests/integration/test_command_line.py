@@ -498,3 +498,10 @@ def test_a_real_process_that_stops_itself_ends_with_three_and_no_traceback(place
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "the judge is asleep" in done.stderr
+
+
+def test_the_version_is_told():
+    done = subprocess.run(
+        [sys.executable, "-m", "bapo", "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"bapo \d+\.\d+\.\d+\n", done.stdout)

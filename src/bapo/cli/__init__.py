@@ -1,6 +1,8 @@
 """The command line: one file per command, and one place that turns errors into exit codes."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,7 +20,6 @@ from bapo.errors import BapoError
 
 app = typer.Typer(
     name="bapo",
-    help="Off-policy reinforcement learning with verifiable rewards (BAPO, arXiv 2602.20722).",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -32,6 +33,22 @@ app.command(name="inspect")(inspect)
 app.command()(warmstart)
 app.command()(demo)
 app.command()(selftest)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bapo {version('bapo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Off-policy reinforcement learning with verifiable rewards (BAPO, arXiv 2602.20722)."""
 
 
 def main() -> None:
