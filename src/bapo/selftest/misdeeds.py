@@ -68,10 +68,15 @@ def fork_and_return() -> list[bool]:
 
 
 def leave_child() -> list[bool]:
-    """Leaves a child in a session of its own, and answers."""
+    """Leaves a child in a session of its own, and answers once it has that session."""
+    reading, writing = os.pipe()
     if os.fork() == 0:
         os.setsid()
+        os.write(writing, b"x")
         time.sleep(100)
+    os.read(reading, 1)
+    os.close(reading)
+    os.close(writing)
     return [True]
 
 
