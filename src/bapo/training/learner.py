@@ -9,7 +9,6 @@ stay as they are, to the bit, and the learner counts it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -24,15 +23,12 @@ from bapo.errors import StaleEngineError
 from bapo.objective import (
     SUM_NAMES,
     LossInputs,
-    TokenLogps,
     loss_normaliser,
     objective_metrics,
     policy_loss,
-    token_logps,
 )
-from bapo.training.batching import MicroBatch, Row, micro_batches, mini_batches
+from bapo.training.batching import MicroBatch, Row, mini_batches
 from bapo.training.bounds import (
-    BOUND_METRICS,
     EntryRows,
     behavior_distances,
     bound_metrics,
@@ -40,51 +36,13 @@ from bapo.training.bounds import (
     stale_distances,
 )
 from bapo.training.schedule import learning_rate
+from bapo.training.scoring import Scorer, logps_by_row
 from bapo.training.trust_region import WeightStep, keep_in_region
-from bapo.types import FloatArray, Source, TrainBatch
+from bapo.training.update_report import UpdateReport
+from bapo.types import FloatArray, TrainBatch
 
 _CHECKED_ROWS = 4
 """Rows of a step on which the sampler is compared with a forward pass."""
-
-
-@dataclass(slots=True)
-class UpdateReport:
-    """What a training step's learning did.
-
-    Attributes:
-        loss: Mean over the optimizer updates that were applied; None without any.
-        grad_norm: Likewise, before clipping.
-        learning_rate: Of this step.
-        updates: Optimizer updates applied.
-        nonfinite: Optimizer updates not applied because loss or gradient was not finite.
-        groups_skipped: Places in the batch of the groups of these updates.
-        forward_tokens: Tokens read without gradient, prompts included, padding not.
-        backward_tokens: Tokens read with gradient, likewise.
-        objective: The metrics of `objective_metrics`.
-        bound: The metrics of `bound_metrics`.
-        distances: Mean TV(pi_t, alpha) of the batch's stale groups, by source.
-        sampler_gap: Largest difference found between the sampler's log-probabilities and a forward
-            pass, on a few rows of the current weights; None where there are none.
-        step_scale: Share of the step that was kept, in [0, 1]; see `objective.enforce_bound`.
-        seconds_proximal: Time for the proximal log-probabilities.
-        seconds_update: Time for the optimizer updates.
-    """
-
-    loss: float | None = None
-    grad_norm: float | None = None
-    learning_rate: float = 0.0
-    updates: int = 0
-    nonfinite: int = 0
-    groups_skipped: tuple[int, ...] = ()
-    forward_tokens: int = 0
-    backward_tokens: int = 0
-    objective: dict[str, float | None] = field(default_factory=dict)
-    bound: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(BOUND_METRICS))
-    distances: dict[Source, float] = field(default_factory=dict)
-    sampler_gap: float | None = None
-    step_scale: float = 1.0
-    seconds_proximal: float = 0.0
-    seconds_update: float = 0.0
 
 
 class Learner:
@@ -116,7 +74,6 @@ class Learner:
         self._training = training
         self._steps = steps
         self._sampler_tolerance = sampler_tolerance
-        self._pad_token_id = pad_token_id
         self._accelerator = accelerator
         self._is_exact = model.dtype == torch.float32 and accelerator.mixed_precision == "no"
         optimizer = torch.optim.AdamW(
@@ -126,6 +83,12 @@ class Learner:
             weight_decay=training.weight_decay,
         )
         self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._scorer = Scorer(
+            self._model,
+            pad_token_id=pad_token_id,
+            training=training,
+            device=accelerator.device,
+        )
         self._scored: dict[int, tuple[Row, FloatArray]] = {}
         self._model.eval()  # no dropout anywhere; gradients flow all the same
 
@@ -213,11 +176,7 @@ class Learner:
         Returns:
             For each row, in order, `(T,)`.
         """
-        found: dict[int, FloatArray] = {}
-        with torch.no_grad():
-            for micro in self._micro_batches(rows):
-                found.update(_logps_by_row(micro, self._forward(micro).logps))
-        return [found[id(row)] for row in rows]
+        return self._scorer.logps(rows)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state; `model_state` has the weights."""
@@ -319,7 +278,7 @@ class Learner:
             Loss and gradient norm before clipping; both None where one was not finite, and then
             nothing was applied.
         """
-        micros = self._micro_batches(rows)
+        micros = self._scorer.micro_batches(rows)
         normaliser = sum(
             loss_normaliser(micro.mask, self._objective.aggregation) for micro in micros
         )
@@ -327,7 +286,7 @@ class Learner:
         added: list[Mapping[str, Tensor]] = []
         scores: list[tuple[MicroBatch, Tensor]] = []
         for micro in micros:
-            scored = self._forward(micro)
+            scored = self._scorer.forward(micro)
             output = policy_loss(
                 LossInputs(
                     policy_logps=scored.logps,
@@ -356,31 +315,10 @@ class Learner:
             _add(sums, added)
         self._optimizer.zero_grad()
         for micro, logps in scores:
-            found = _logps_by_row(micro, logps)
+            found = logps_by_row(micro, logps)
             for row in micro.rows:
                 row.policy_logps = found[id(row)]
         return (loss_value, norm_value) if finite else (None, None)
-
-    def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        return micro_batches(
-            rows,
-            self._training.micro_batch_tokens,
-            self._pad_token_id,
-            self._accelerator.device,
-        )
-
-    def _forward(self, micro: MicroBatch) -> TokenLogps:
-        """Log-probabilities and entropies `(N, T)` of a micro-batch's targets."""
-        kept = micro.token_ids.shape[1] - micro.first
-        logits = self._model(input_ids=micro.token_ids, use_cache=False, logits_to_keep=kept).logits
-        return token_logps(logits[:, :-1], micro.targets, micro.temperatures)
-
-
-def _logps_by_row(micro: MicroBatch, logps: Tensor) -> dict[int, FloatArray]:
-    """Each row's own part, `(T,)`, of a micro-batch's log-probabilities, by the row's identity."""
-    values = logps.cpu().numpy()
-    spans = enumerate(micro.spans())
-    return {id(row): values[index, span].copy() for index, (row, span) in spans}
 
 
 def _add(sums: dict[str, float], added: Iterable[Mapping[str, Tensor]]) -> None:

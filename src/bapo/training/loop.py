@@ -15,10 +15,10 @@ from bapo.config import Recipe
 from bapo.errors import RunStoppedError
 from bapo.rollout import Engine
 from bapo.training.account import verdict_lines
-from bapo.training.learner import UpdateReport
 from bapo.training.metrics import Metric, StepInputs, step_metrics
 from bapo.training.prompt_stream import PromptStream
 from bapo.training.seeds import derived_seed
+from bapo.training.update_report import UpdateReport
 from bapo.types import Group, Prompt, Rollout, Source, TrainBatch, VerdictStatus
 
 Verify = Callable[[Sequence[Rollout]], list[Group]]

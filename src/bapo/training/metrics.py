@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bapo.adaptation import Composition, GroupOutcome
 from bapo.training.bounds import BOUND_METRICS
-from bapo.training.learner import UpdateReport
+from bapo.training.update_report import UpdateReport
 from bapo.types import FinishReason, Group, Source, VerdictStatus
 
 Metric = int | float | None
