@@ -397,6 +397,7 @@ def _examples(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "completion": completion,
                     "correct": is_correct,
                     "status": "ok",
+                    "detail": "",
                 }
             )
     return examples

@@ -96,7 +96,8 @@ class Verdict:
         score: The reward used for the advantage; equal to `correct` unless it is shaped. Finite.
         status: Only `OK` takes part in training.
         milliseconds: Wall-clock time in the verifier.
-        detail: Why a verdict is not `OK`; empty otherwise.
+        detail: Why a verdict is not `OK`; else what the verifier says of the answer, such as where
+            a plan fails; may be empty.
     """
 
     correct: bool

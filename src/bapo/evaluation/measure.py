@@ -38,6 +38,7 @@ class Example:
     completion: str
     correct: bool
     status: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ def _example(group: Group, correct: bool) -> Example:
         group.rollout.completions[place].text,
         verdict.correct,
         verdict.status.value,
+        verdict.detail,
     )
 
 

@@ -93,8 +93,14 @@ def _answer(row: Record, who: str) -> str:
     name, mark = ("right", "✓ right") if row.get("correct") else ("wrong", "✗ wrong")
     return (
         f'<div class="answer"><div class="who">{who} <span class="badge {name}">{mark}</span></div>'
-        f"<pre>{_shown(row.get('completion'))}</pre></div>"
+        f"<pre>{_shown(row.get('completion'))}</pre>{_detail(row)}</div>"
     )
+
+
+def _detail(row: Record) -> str:
+    """What the verifier said of the answer, where it said anything."""
+    detail = row.get("detail")
+    return f'<div class="note">{html_text(detail)}</div>' if detail else ""
 
 
 def _shown(value: Any) -> str:

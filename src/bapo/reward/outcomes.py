@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
         status: A value of `bapo.types.VerdictStatus`.
         correct: Whether the answer is right; None where a score decides.
         score: Finite.
-        detail: Why the status is not ok; empty otherwise.
+        detail: Why the status is not ok, or what the verifier says of an answer; may be empty.
         out_of_memory: Whether the process should be replaced, as its memory may be full for good.
     """
 
@@ -100,7 +100,7 @@ def _outcome_of_mapping(item: Mapping[Any, Any]) -> Outcome:
     if status not in _STATUSES:
         return invalid(f"The verifier returned a verdict with an unknown status {status!r}.")
     if status == "ok":
-        return Outcome("ok", correct, score, "")
+        return Outcome("ok", correct, score, str(item.get("detail", ""))[:_DETAIL_CHARACTERS])
     detail = str(item.get("detail", "")) or f"The verifier itself said '{status}'."
     return Outcome(status, False, 0.0, detail[:_DETAIL_CHARACTERS])
 

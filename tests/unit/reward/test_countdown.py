@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from bapo.reward.verifiers.countdown import GOLDEN, tagged_answer, verify
+from bapo.reward.verifiers.answers import tagged_answer
+from bapo.reward.verifiers.countdown import GOLDEN, verify
 
 
 def right(completion, numbers=(3, 5, 7), target=22, answer_format="steps", **more):

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Final, cast
 
+from bapo.reward.verifiers.answers import tagged_answer
 from bapo.reward.verifiers.arithmetic import (
     MAX_CHARACTERS,
     MAX_DIGITS,
@@ -29,8 +30,6 @@ from bapo.reward.verifiers.arithmetic import (
     normalise,
 )
 
-_OPEN: Final = "<answer>"
-_CLOSE: Final = "</answer>"
 _NUMBER: Final = rf"(-?[0-9]{{1,{MAX_DIGITS}}})"
 _STEP: Final = re.compile(rf"\s*{_NUMBER}\s*([-+*/])\s*{_NUMBER}\s*=\s*{_NUMBER}\s*")
 _TAIL: Final = re.compile(rf"\s*{_NUMBER}\s*")
@@ -155,13 +154,3 @@ def expression_reaches(text: str, numbers: Sequence[int], target: int, *, use_al
     except ExpressionError:
         return False
     return value == target and not (use_all and unused)
-
-
-def tagged_answer(text: str) -> str | None:
-    """What stands in the last closed answer tag, or else after the last open one."""
-    start = text.rfind(_OPEN, 0, max(0, text.rfind(_CLOSE)))
-    if start < 0:
-        start = text.rfind(_OPEN)
-    if start < 0:
-        return None
-    return text[start + len(_OPEN) :].partition(_CLOSE)[0]
