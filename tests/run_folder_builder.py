@@ -239,6 +239,8 @@ def _metrics(
         "hard_buffer_size": hard,
         "hard_buffer_evicted": 0,
         "reuse_buffer_size": int(state["reuse"]),
+        "reuse_buffer_evicted": 0,
+        "buffer_megabytes": 0.02 * int(state["reuse"]),
         "reuse_low": 0.375 * state["r"] if buffers else None,
         "reuse_high": 0.25 + 0.25 * state["r"] if buffers else None,
         "reuse_window": 3,

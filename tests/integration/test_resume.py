@@ -12,6 +12,8 @@ import pytest
 
 from bapo.config import resolve_recipe
 from bapo.errors import RunFolderError, RunInterruptedError
+from bapo.reporting.accounts import account_for
+from bapo.reporting.runs import read_run
 from bapo.training import train, train_unless_finished
 from bapo.training.progress import Silence
 from bapo.training.run_folder import RunFolder
@@ -115,6 +117,25 @@ def test_every_algorithm_survives_dying_three_times(ingredients, finished, tmp_p
     die_after(5, recipe, tmp_path / "run", resume=True)
     train(recipe, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", finished(algorithm))
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides"),
+    [
+        ("reuse_buffer_evicted", ["adaptation.max_buffer_megabytes=0.012"]),
+        ("reuse_window", ["adaptation.adaptive_staleness=true", "adaptation.target_tv=0.01"]),
+    ],
+)
+def test_what_steers_the_buffers_survives_dying_twice(ingredients, tmp_path, changed, overrides):
+    recipe = recipe_of(ingredients, *overrides)
+    train(recipe, tmp_path / "whole")
+    lines = json_lines(tmp_path / "whole" / "metrics.jsonl")
+    assert len({line[changed] for line in lines}) > 1
+    assert account_for(read_run(tmp_path / "whole")).problems == []
+    die_after(4, recipe, tmp_path / "run")
+    die_after(7, recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_run_that_died_in_its_last_measurement_is_measured_and_finished(

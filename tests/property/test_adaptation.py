@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from bapo.adaptation import BufferEventKind as Kind
 from bapo.adaptation import GroupOutcome as Outcome
 from bapo.adaptation import reuse_band
+from bapo.adaptation.sizes import prompt_bytes
 from bapo.types import Source
-from tests.builders import through_disk
+from tests.builders import make_prompt, through_disk
 from tests.property.scripts import adaptation_settings, play, play_step, scripts
 
 many = settings(max_examples=80, deadline=None)
@@ -156,6 +157,7 @@ class HardBufferModel:
     def __init__(self, script):
         self.rules = script.settings
         self.capacity = script.settings.hard_capacity or script.batch_groups
+        self.max_bytes = script.settings.max_buffer_megabytes * 1e6
         self.queue, self.failures = [], {}
         self.ever_right, self.retired = set(), set()
 
@@ -181,12 +183,20 @@ class HardBufferModel:
             if prompt_id not in solvable | self.retired:
                 if prompt_id in self.queue:
                     self.queue.remove(prompt_id)
-                self.queue = [*self.queue, prompt_id][-self.capacity :]
+                self.queue.append(prompt_id)
+                while len(self.queue) > self.capacity or self.bytes > self.max_bytes:
+                    del self.queue[0]
+
+    @property
+    def bytes(self):
+        return sum(prompt_bytes(make_prompt(prompt_id)) for prompt_id in self.queue)
 
 
 @many
-@given(scripts())
-def test_the_hard_buffer_behaves_as_its_plain_model(script):
+@given(scripts(), st.sampled_from([0.0005, 0.0012, 0.0024, 0.0036, 1.0]))
+def test_the_hard_buffer_behaves_as_its_plain_model(script, megabytes):
+    limit = replace(script.settings, max_buffer_megabytes=megabytes)
+    script = replace(script, settings=limit)
     adaptation, model = script.adaptation(), HardBufferModel(script)
     for played in play(adaptation, script):
         if not script.settings.retry:

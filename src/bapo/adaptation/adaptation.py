@@ -42,7 +42,10 @@ class Adaptation:
         self._settings = settings
         self._composer = Composer(settings, batch_groups=batch_groups, seed=seed)
         capacity = settings.hard_capacity or batch_groups
-        self._hard = HardBuffer(capacity, settings.hard_threshold, settings.max_retries)
+        self._max_bytes = int(settings.max_buffer_megabytes * 1e6)
+        self._hard = HardBuffer(
+            capacity, settings.hard_threshold, settings.max_retries, self._max_bytes
+        )
         self._reuse = ReuseBuffer(settings.reuse_window)
         self._strength = PolicyStrength(settings.band_half_life)
         self._staleness = StalenessControl(settings)
@@ -128,7 +131,8 @@ class Adaptation:
             events += self._hard.observe(step, fresh, retried)
         if self._settings.reuse:
             kept = [*fresh, *retried] if self._settings.reuse_retried else fresh
-            events += self._reuse.observe(step, kept)
+            # Hard prompts are few and small, groups many and large: the groups make room.
+            events += self._reuse.observe(step, kept, self._max_bytes - self._hard.bytes)
         self._strength.observe([group.correctness_rate for group in fresh])
         return tuple(events)
 
@@ -144,6 +148,8 @@ class Adaptation:
             "hard_buffer_evicted": self._hard.evicted_last_step,
             "prompts_retired": len(self._hard.suspects),
             "reuse_buffer_size": len(self._reuse),
+            "reuse_buffer_evicted": self._reuse.evicted_last_step,
+            "buffer_megabytes": (self._hard.bytes + self._reuse.bytes) / 1e6,
             "reuse_low": band.low,
             "reuse_high": band.high,
             "policy_strength": self._strength.value,

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from bapo.adaptation.records import BufferEvent, BufferEventKind, SuspectPrompt
+from bapo.adaptation.sizes import prompt_bytes
 from bapo.adaptation.state import prompt_from_tree, prompt_to_tree
 from bapo.types import Group, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A hard prompt and the correctness rate it last showed."""
+    """A hard prompt, the correctness rate it last showed, and its size, counted once."""
 
     prompt: Prompt
     rate: float
+    bytes: int
 
 
 class HardBuffer:
@@ -33,8 +35,8 @@ class HardBuffer:
     prompts without any right answer so far; at `max_retries` such a prompt is retired: it leaves
     and is not taken in again, unless a later fresh group holds a right answer, which reinstates it.
 
-    Capacity: beyond `capacity` prompts, those at the head are evicted. An evicted prompt keeps its
-    count, so that prompts which come and go can still reach retirement.
+    Capacity: beyond `capacity` prompts or `max_bytes`, those at the head are evicted. An evicted
+    prompt keeps its count, so that prompts which come and go can still reach retirement.
 
     Determinism: no random choice; the order of the groups decides. A step costs O(its groups).
 
@@ -42,17 +44,20 @@ class HardBuffer:
     the retired ones; the last three grow with the data set at most.
     """
 
-    def __init__(self, capacity: int, threshold: float, max_retries: int) -> None:
+    def __init__(self, capacity: int, threshold: float, max_retries: int, max_bytes: int) -> None:
         """Starts empty.
 
         Args:
             capacity: Prompts kept at most, at least 1.
             threshold: c1, in [0, 1).
             max_retries: Failed retries that retire a never solved prompt, at least 1.
+            max_bytes: Size of the prompts at most; see `prompt_bytes`.
         """
         self._capacity = capacity
         self._threshold = threshold
         self._max_retries = max_retries
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._failed_retries: dict[str, int] = {}
         self._ever_right: set[str] = set()
@@ -61,6 +66,11 @@ class HardBuffer:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def bytes(self) -> int:
+        """What the prompts take; see `prompt_bytes`."""
+        return self._bytes
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -133,36 +143,50 @@ class HardBuffer:
                     events.append(_event(BufferEventKind.HARD_REINSTATED, prompt_id, step, rate))
             if rate > self._threshold:
                 solvable.add(prompt_id)
-                if self._entries.pop(prompt_id, None):
+                if prompt_id in self._entries:
+                    self._take_out(prompt_id)
                     events.append(_event(BufferEventKind.HARD_LEFT, prompt_id, step, rate))
         return solvable, events
 
     def _count_failure(self, step: int, group: Group) -> list[BufferEvent]:
         prompt_id, rate = group.prompt_id, group.correctness_rate
         events = [_event(BufferEventKind.RETRY_FAILED, prompt_id, step, rate)]
-        self._entries[prompt_id] = _Entry(group.rollout.prompt, rate)
+        self._put(group.rollout.prompt, rate)
         if prompt_id in self._ever_right:
             return events
         failures = self._failed_retries.pop(prompt_id, 0) + 1
         if failures < self._max_retries:
             self._failed_retries[prompt_id] = failures
             return events
-        del self._entries[prompt_id]
+        self._take_out(prompt_id)
         self._retired[prompt_id] = SuspectPrompt(prompt_id, failures, step)
         return [*events, _event(BufferEventKind.HARD_RETIRED, prompt_id, step, rate)]
 
     def _put_at_tail(self, step: int, group: Group) -> list[BufferEvent]:
         prompt_id, rate = group.prompt_id, group.correctness_rate
         moved = prompt_id in self._entries
-        self._entries[prompt_id] = _Entry(group.rollout.prompt, rate)
+        self._put(group.rollout.prompt, rate)
         self._entries.move_to_end(prompt_id)
         kind = BufferEventKind.HARD_MOVED if moved else BufferEventKind.HARD_ENTERED
         events = [_event(kind, prompt_id, step, rate)]
-        if len(self._entries) > self._capacity:
-            oldest, entry = self._entries.popitem(last=False)
+        while len(self._entries) > self._capacity or self._bytes > self._max_bytes:
+            oldest = next(iter(self._entries))
+            entry = self._take_out(oldest)
             self._evicted_last_step += 1
             events.append(_event(BufferEventKind.HARD_EVICTED, oldest, step, entry.rate))
         return events
+
+    def _put(self, prompt: Prompt, rate: float) -> None:
+        """Puts a prompt at the tail, or in its place if it is there."""
+        before = self._entries.get(prompt.prompt_id)
+        entry = _Entry(prompt, rate, before.bytes if before else prompt_bytes(prompt))
+        self._entries[prompt.prompt_id] = entry
+        self._bytes += 0 if before else entry.bytes
+
+    def _take_out(self, prompt_id: str) -> _Entry:
+        entry = self._entries.pop(prompt_id)
+        self._bytes -= entry.bytes
+        return entry
 
     def state_dict(self) -> dict[str, Any]:
         """The state as a plain tree."""
@@ -182,10 +206,10 @@ class HardBuffer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over the state that `state_dict` gave."""
-        entries = [
-            _Entry(prompt_from_tree(item["prompt"]), item["rate"]) for item in state["entries"]
-        ]
-        self._entries = OrderedDict((entry.prompt.prompt_id, entry) for entry in entries)
+        self._entries.clear()
+        self._bytes = 0
+        for item in state["entries"]:
+            self._put(prompt_from_tree(item["prompt"]), item["rate"])
         self._failed_retries = dict(state["failed_retries"])
         self._ever_right = set(state["ever_right"])
         self._retired = {item["prompt_id"]: SuspectPrompt(**item) for item in state["retired"]}

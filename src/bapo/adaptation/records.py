@@ -79,7 +79,8 @@ class BufferEventKind(StrEnum):
 
     A hard prompt enters, moves to the tail, leaves because it became solvable, is evicted by newer
     ones, fails a retry, is retired as suspect, or is reinstated because it was solved after all. A
-    group enters the reuse buffer and expires when its window has passed.
+    group enters the reuse buffer, expires when its window has passed, or is evicted before that,
+    the oldest first, because the buffers would be larger than `max_buffer_megabytes`.
     """
 
     HARD_ENTERED = "hard_entered"
@@ -91,6 +92,7 @@ class BufferEventKind(StrEnum):
     RETRY_FAILED = "retry_failed"
     REUSE_ENTERED = "reuse_entered"
     REUSE_EXPIRED = "reuse_expired"
+    REUSE_EVICTED = "reuse_evicted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The reuse buffer: recent groups that still teach something (B_high of arXiv 2602.20722).
 
-Departures from the paper: none in what is kept; the paper does not say whether a group may be
-reused more than once, and here it may, in each step of its window.
+Departures from the paper: a limit in bytes. The paper does not say whether a group may be reused
+more than once, and here it may, in each step of its window.
 """
 
 from collections import deque
@@ -12,30 +12,33 @@ from typing import Any
 from bapo.adaptation.bands import Band
 from bapo.adaptation.filters import homogeneity
 from bapo.adaptation.records import BufferEvent, BufferEventKind
+from bapo.adaptation.sizes import group_bytes
 from bapo.adaptation.state import groups_from_tree, groups_to_tree
 from bapo.types import Group
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    """The groups that entered in one step, with their rates, which are asked for often."""
+class _Entry:
+    """A group, the step in which it entered, and its rate and size, counted once."""
 
     step: int
-    groups: tuple[Group, ...]
-    rates: tuple[float, ...]
+    group: Group
+    rate: float
+    bytes: int
 
 
 class ReuseBuffer:
-    """The groups with 0 < mu < 1 of the last `window` observed steps.
+    """The groups with 0 < mu < 1 of the last `window` observed steps, as far as there is room.
 
     Life cycle: a group enters in the step t that sampled it and can be reused in steps t + 1 to
     t + window; observing step t + window drops it. Being reused does not take it out.
 
-    Capacity: bounded by the window, that is by `window` times the groups of a step.
+    Capacity: the window, that is `window` times the groups of a step, and a limit in bytes. Beyond
+    it the oldest groups are evicted, those that came first in a step before those that came later.
 
     Determinism: no random choice here; groups are kept in the order they came.
 
-    Checkpoint: every group with its step.
+    Checkpoint: every group with its step; sizes follow from the groups.
     """
 
     def __init__(self, window: int) -> None:
@@ -45,10 +48,22 @@ class ReuseBuffer:
             window: Steps for which a group can be reused, at least 1.
         """
         self._window = window
-        self._slots: deque[_Slot] = deque()
+        self._entries: deque[_Entry] = deque()
+        self._bytes = 0
+        self._evicted_last_step = 0
 
     def __len__(self) -> int:
-        return sum(len(slot.groups) for slot in self._slots)
+        return len(self._entries)
+
+    @property
+    def bytes(self) -> int:
+        """What the groups take; see `group_bytes`."""
+        return self._bytes
+
+    @property
+    def evicted_last_step(self) -> int:
+        """Groups that the last observed step evicted for want of room."""
+        return self._evicted_last_step
 
     def eligible(self, step: int, band: Band, window: int | None = None) -> list[Group]:
         """The groups that may be reused in `step`, oldest first.
@@ -60,59 +75,69 @@ class ReuseBuffer:
             window: Only groups of the last `window` steps; the buffer's own window without it.
         """
         reach = self._window if window is None else window
-        sizes = {group.size for slot in self._slots for group in slot.groups}
+        sizes = {entry.group.size for entry in self._entries}
         bands = {size: band.widened(size) for size in sizes}
         return [
-            group
-            for slot in self._slots
-            if step - reach <= slot.step < step
-            for group, rate in zip(slot.groups, slot.rates, strict=True)
-            if bands[group.size].contains(rate)
+            entry.group
+            for entry in self._entries
+            if step - reach <= entry.step < step and bands[entry.group.size].contains(entry.rate)
         ]
 
-    def observe(self, step: int, groups: Sequence[Group]) -> list[BufferEvent]:
+    def observe(self, step: int, groups: Sequence[Group], room: int) -> list[BufferEvent]:
         """Drops the groups that step + 1 can no longer reuse, and takes in those of `step`.
 
         Args:
             step: The training step, larger than any observed before.
             groups: Verified groups; those that are all right or all wrong do not enter.
+            room: Bytes that the groups may take, at least 0.
 
         Returns:
-            What expired, then what entered.
+            What expired, then what entered, then what had to go.
         """
         events: list[BufferEvent] = []
-        while self._slots and self._slots[0].step <= step - self._window:
-            events += _events(BufferEventKind.REUSE_EXPIRED, step, self._slots.popleft())
-        entering = [group for group in groups if homogeneity(group.correctness_rate) is None]
-        if entering:
-            slot = _slot(step, entering)
-            self._slots.append(slot)
-            events += _events(BufferEventKind.REUSE_ENTERED, step, slot)
+        while self._entries and self._entries[0].step <= step - self._window:
+            events.append(_event(BufferEventKind.REUSE_EXPIRED, step, self._pop_oldest()))
+        for group in groups:
+            if homogeneity(group.correctness_rate) is None:
+                entry = _entry(step, group)
+                self._append(entry)
+                events.append(_event(BufferEventKind.REUSE_ENTERED, step, entry))
+        self._evicted_last_step = 0
+        while self._bytes > room:
+            self._evicted_last_step += 1
+            events.append(_event(BufferEventKind.REUSE_EVICTED, step, self._pop_oldest()))
         return events
+
+    def _append(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._bytes += entry.bytes
+
+    def _pop_oldest(self) -> _Entry:
+        entry = self._entries.popleft()
+        self._bytes -= entry.bytes
+        return entry
 
     def state_dict(self) -> dict[str, Any]:
         """The state as a plain tree."""
         return {
-            "steps": [slot.step for slot in self._slots],
-            "sizes": [len(slot.groups) for slot in self._slots],
-            "groups": groups_to_tree([group for slot in self._slots for group in slot.groups]),
+            "entered": [entry.step for entry in self._entries],
+            "groups": groups_to_tree([entry.group for entry in self._entries]),
+            "evicted_last_step": self._evicted_last_step,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over the state that `state_dict` gave."""
-        groups = iter(groups_from_tree(state["groups"]))
-        self._slots = deque(
-            _slot(step, [next(groups) for _ in range(size)])
-            for step, size in zip(state["steps"], state["sizes"], strict=True)
-        )
+        groups = groups_from_tree(state["groups"])
+        self._entries.clear()
+        self._bytes = 0
+        for step, group in zip(state["entered"], groups, strict=True):
+            self._append(_entry(step, group))
+        self._evicted_last_step = state["evicted_last_step"]
 
 
-def _slot(step: int, groups: Sequence[Group]) -> _Slot:
-    return _Slot(step, tuple(groups), tuple(group.correctness_rate for group in groups))
+def _entry(step: int, group: Group) -> _Entry:
+    return _Entry(step, group, group.correctness_rate, group_bytes(group))
 
 
-def _events(kind: BufferEventKind, step: int, slot: _Slot) -> list[BufferEvent]:
-    return [
-        BufferEvent(kind, group.prompt_id, step, rate)
-        for group, rate in zip(slot.groups, slot.rates, strict=True)
-    ]
+def _event(kind: BufferEventKind, step: int, entry: _Entry) -> BufferEvent:
+    return BufferEvent(kind, entry.group.prompt_id, step, entry.rate)

@@ -98,6 +98,12 @@ class AdaptationSettings:
     reuse: bool = setting(True, "keep a reuse buffer and draw missing groups from it (X3)")
     reuse_window: int = setting(3, "steps for which a group stays in the reuse buffer", low=1)
     reuse_retried: bool = setting(False, "let retried groups enter the reuse buffer")
+    max_buffer_megabytes: float = setting(
+        2048.0,
+        "size of both buffers together, in memory and in a checkpoint, in millions of bytes; "
+        "beyond it the oldest groups are dropped from the reuse buffer",
+        above=0,
+    )
     band: str = setting(
         "rising",
         "how the reuse band [c2, c3] follows the policy's strength r: rising (paper), fixed, "

@@ -192,7 +192,7 @@ def _apply(event: str, name: str, replay: _Replay) -> bool:
         retired = name in replay.retired
         replay.retired.discard(name)
         return retired
-    if event in ("reuse_entered", "reuse_expired"):
+    if event in ("reuse_entered", "reuse_expired", "reuse_evicted"):
         replay.reuse[name] += 1 if event == "reuse_entered" else -1
         return replay.reuse[name] >= 0
     return False
@@ -225,6 +225,7 @@ def _counts_of_state(events: Sequence[Record], replay: _Replay) -> dict[str, int
         "hard_buffer_evicted": sum(_text(line, "event") == "hard_evicted" for line in events),
         "prompts_retired": len(replay.retired),
         "reuse_buffer_size": sum(replay.reuse.values()),
+        "reuse_buffer_evicted": sum(_text(line, "event") == "reuse_evicted" for line in events),
     }
 
 

@@ -207,6 +207,13 @@ def _buffer_table(run: RunRecord) -> Table:
         rows.append(("reuse buffer, groups", f"{held} of the last {window} steps"))
         rows.append(("reuse band [c2, c3]", f"{decimal(low)} to {decimal(high)}"))
         rows.append(("policy strength r", decimal(number(last, "policy_strength"))))
+    if rows:
+        size = decimal(number(last, "buffer_megabytes"))
+        most = _plain(run.setting("adaptation", "max_buffer_megabytes"))
+        rows.append(("size of both, megabytes", f"{size} of {most}"))
+        rows.append(
+            ("groups dropped for want of room, all steps", count(run.total("reuse_buffer_evicted")))
+        )
     title = f"Buffers after step {number(last, 'step'):.0f}"
     note = "" if rows else f"{run.algorithm} keeps no buffers."
     return Table(title, ("", "value"), tuple(rows), note)

@@ -82,6 +82,12 @@ def honest_notes(variants: Sequence[Variant]) -> list[str]:
         low, high = min(unsolved), max(unsolved)
         size = str(low) if low == high else f"{low} to {high}"
         notes.append(f"Training problems that the base always failed: {size} in a run's sample.")
+    evicted = sum(number_of for run in runs if (number_of := run.total("reuse_buffer_evicted")) > 0)
+    if evicted:
+        notes.append(
+            f"'adaptation.max_buffer_megabytes' made {count(evicted)} groups leave the reuse "
+            "buffer before their time: what was reused depends on that limit."
+        )
     tasks = {str(run.setting("task", "name")) for run in runs}
     if len(tasks) > 1:
         notes.append(

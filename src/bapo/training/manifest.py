@@ -14,7 +14,7 @@ from bapo.errors import CheckpointError
 from bapo.training.durable import sync_file
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Raised when checkpoints of before can no longer be read."""
 
 

@@ -36,6 +36,8 @@ METRIC_KEYS: tuple[str, ...] = (
     "hard_buffer_evicted",
     "prompts_retired",
     "reuse_buffer_size",
+    "reuse_buffer_evicted",
+    "buffer_megabytes",
     "reuse_low",
     "reuse_high",
     "reuse_window",

@@ -2,13 +2,14 @@ import pytest
 
 from bapo.adaptation import BufferEventKind as Kind
 from bapo.adaptation import HardBuffer, SuspectPrompt
-from tests.builders import make_group, through_disk
+from bapo.adaptation.sizes import prompt_bytes
+from tests.builders import make_group, make_prompt, through_disk
 
 WRONG, ONE_OF_8, TWO_OF_8 = "00000000", "10000000", "11000000"
 
 
-def make_buffer(capacity=3, threshold=0.125, max_retries=2):
-    return HardBuffer(capacity, threshold, max_retries)
+def make_buffer(capacity=3, threshold=0.125, max_retries=2, max_bytes=1_000_000):
+    return HardBuffer(capacity, threshold, max_retries, max_bytes)
 
 
 def fill(buffer, *prompt_ids, step=1):
@@ -205,3 +206,23 @@ def test_any_group_size_is_judged_by_the_rate():
         [],
     )
     assert ids(buffer) == ["2 wrong", "1 of 9", "single"]
+
+
+def test_beyond_the_limit_in_bytes_the_prompts_at_the_head_are_evicted():
+    each = prompt_bytes(make_prompt("a"))
+    buffer = make_buffer(capacity=9, max_bytes=2 * each)
+    events = fill(buffer, "a", "b", "c")
+    assert kinds(events)[2:] == [(Kind.HARD_ENTERED, "c"), (Kind.HARD_EVICTED, "a")]
+    assert (ids(buffer), buffer.bytes, buffer.evicted_last_step) == (["b", "c"], 2 * each, 1)
+    assert kinds(fill(buffer, "b", step=2)) == [(Kind.HARD_MOVED, "b")]
+    buffer.observe(3, [make_group("b", TWO_OF_8)], [])
+    assert (ids(buffer), buffer.bytes) == (["c"], each)
+    restored = make_buffer(capacity=9, max_bytes=2 * each)
+    restored.load_state_dict(through_disk(buffer.state_dict()))
+    assert restored.bytes == each
+
+
+def test_a_prompt_that_is_larger_than_the_limit_enters_and_leaves():
+    buffer = make_buffer(max_bytes=100)
+    assert kinds(fill(buffer, "a")) == [(Kind.HARD_ENTERED, "a"), (Kind.HARD_EVICTED, "a")]
+    assert buffer.bytes == 0

@@ -2,9 +2,11 @@ import pytest
 
 from bapo.adaptation import Band, ReuseBuffer
 from bapo.adaptation import BufferEventKind as Kind
-from tests.builders import make_group
+from bapo.adaptation.sizes import group_bytes
+from tests.builders import make_group, through_disk
 
 EVERYTHING = Band(0.0, 1.0)
+ROOM = 1_000_000
 
 
 def ids(groups):
@@ -14,7 +16,7 @@ def ids(groups):
 def test_only_groups_with_both_right_and_wrong_answers_enter():
     buffer = ReuseBuffer(window=3)
     events = buffer.observe(
-        1, [make_group("a", "0000"), make_group("b", "1000"), make_group("c", "1111")]
+        1, [make_group("a", "0000"), make_group("b", "1000"), make_group("c", "1111")], ROOM
     )
     assert [(event.event, event.prompt_id, event.correctness_rate) for event in events] == [
         (Kind.REUSE_ENTERED, "b", 0.25)
@@ -26,18 +28,18 @@ def test_only_groups_with_both_right_and_wrong_answers_enter():
 @pytest.mark.parametrize("window", [1, 3])
 def test_a_group_can_be_reused_in_the_next_steps_of_the_window_only(window):
     buffer = ReuseBuffer(window)
-    buffer.observe(4, [make_group("a", "10")])
+    buffer.observe(4, [make_group("a", "10")], ROOM)
     reusable = [step for step in range(1, 12) if buffer.eligible(step, EVERYTHING)]
     assert reusable == list(range(5, 5 + window))
 
 
 def test_groups_expire_when_no_later_step_can_reuse_them():
     buffer = ReuseBuffer(window=2)
-    buffer.observe(1, [make_group("a", "10"), make_group("b", "10")])
-    assert [event.event for event in buffer.observe(2, [make_group("c", "10")])] == [
+    buffer.observe(1, [make_group("a", "10"), make_group("b", "10")], ROOM)
+    assert [event.event for event in buffer.observe(2, [make_group("c", "10")], ROOM)] == [
         Kind.REUSE_ENTERED
     ]
-    events = buffer.observe(3, [])
+    events = buffer.observe(3, [], ROOM)
     assert [(event.event, event.prompt_id, event.step) for event in events] == [
         (Kind.REUSE_EXPIRED, "a", 3),
         (Kind.REUSE_EXPIRED, "b", 3),
@@ -47,8 +49,8 @@ def test_groups_expire_when_no_later_step_can_reuse_them():
 
 def test_only_groups_in_the_band_are_eligible_oldest_first():
     buffer = ReuseBuffer(window=3)
-    buffer.observe(1, [make_group("1/8", 0.125, group_size=8), make_group("5/8", "11111000")])
-    buffer.observe(2, [make_group("2/8", 0.25, group_size=8), make_group("3/8", "11100000")])
+    buffer.observe(1, [make_group("1/8", 0.125, group_size=8), make_group("5/8", "11111000")], ROOM)
+    buffer.observe(2, [make_group("2/8", 0.25, group_size=8), make_group("3/8", "11100000")], ROOM)
     assert ids(buffer.eligible(3, Band(0.125, 0.25))) == ["1/8", "2/8"]
     assert ids(buffer.eligible(3, Band(0.7, 0.8))) == []
     # Between 2/8 and 3/8 there is no rate of eight, and the band reaches to the nearer one.
@@ -57,6 +59,33 @@ def test_only_groups_in_the_band_are_eligible_oldest_first():
 
 def test_a_prompt_may_have_several_groups_in_the_buffer():
     buffer = ReuseBuffer(window=3)
-    buffer.observe(1, [make_group("a", "10"), make_group("a", "10")])
-    buffer.observe(2, [make_group("a", "10")])
+    buffer.observe(1, [make_group("a", "10"), make_group("a", "10")], ROOM)
+    buffer.observe(2, [make_group("a", "10")], ROOM)
     assert ids(buffer.eligible(3, EVERYTHING)) == ["a", "a", "a"]
+
+
+def test_without_room_the_oldest_groups_are_evicted_and_said():
+    buffer = ReuseBuffer(window=3)
+    each = group_bytes(make_group("a", "10"))
+    buffer.observe(1, [make_group("a", "10"), make_group("b", "10")], 3 * each)
+    events = buffer.observe(2, [make_group("c", "10"), make_group("d", "01")], 3 * each)
+    assert [(event.event, event.prompt_id) for event in events] == [
+        (Kind.REUSE_ENTERED, "c"),
+        (Kind.REUSE_ENTERED, "d"),
+        (Kind.REUSE_EVICTED, "a"),
+    ]
+    assert (len(buffer), buffer.bytes, buffer.evicted_last_step) == (3, 3 * each, 1)
+    assert ids(buffer.eligible(3, EVERYTHING)) == ["b", "c", "d"]
+    buffer.observe(3, [], 2 * each - 1)  # the hard prompts have grown
+    assert ids(buffer.eligible(4, EVERYTHING)) == ["d"]
+    buffer.observe(4, [], 2 * each)
+    assert buffer.evicted_last_step == 0
+
+
+def test_a_restored_buffer_counts_the_same_bytes():
+    buffer = ReuseBuffer(window=3)
+    buffer.observe(1, [make_group("a", "10"), make_group("b", "1000")], ROOM)
+    restored = ReuseBuffer(window=3)
+    restored.load_state_dict(through_disk(buffer.state_dict()))
+    assert restored.bytes == buffer.bytes > 0
+    assert ids(restored.eligible(2, EVERYTHING)) == ["a", "b"]

@@ -92,7 +92,7 @@ def test_suspects_come_from_ledger_and_summary_without_those_solved_after_all(
 def test_the_buffers_are_those_of_the_last_step(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", steps=1)
     lines = [
-        {"step": 1, "hard_buffer_size": 1},
+        {"step": 1, "hard_buffer_size": 1, "reuse_buffer_evicted": 2},
         {
             "step": 2,
             "hard_buffer_size": 12,
@@ -101,6 +101,8 @@ def test_the_buffers_are_those_of_the_last_step(tmp_path: Path) -> None:
             "reuse_high": 0.3,
             "policy_strength": 0.2,
             "prompts_retired": 4,
+            "reuse_buffer_evicted": 3,
+            "buffer_megabytes": 1.25,
         },
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -112,6 +114,8 @@ def test_the_buffers_are_those_of_the_last_step(tmp_path: Path) -> None:
         ("reuse buffer, groups", "30 of the last 3 steps"),
         ("reuse band [c2, c3]", "0.125 to 0.300"),
         ("policy strength r", "0.200"),
+        ("size of both, megabytes", "1.25 of 2048.0"),
+        ("groups dropped for want of room, all steps", "5"),
     )
 
 
