@@ -11,6 +11,7 @@ from bapo.cli.compare import compare
 from bapo.cli.demo import demo
 from bapo.cli.evaluate import evaluate
 from bapo.cli.inspect import inspect
+from bapo.cli.merge import merge
 from bapo.cli.options import harmless
 from bapo.cli.report import report
 from bapo.cli.selftest import selftest
@@ -30,6 +31,7 @@ app.command()(compare)
 app.command(name="eval")(evaluate)
 app.command()(report)
 app.command(name="inspect")(inspect)
+app.command()(merge)
 app.command()(warmstart)
 app.command()(demo)
 app.command()(selftest)

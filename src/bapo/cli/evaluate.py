@@ -8,9 +8,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from bapo.cli.options import Overrides, console, harmless, quiet_libraries
+from bapo.cli.options import (
+    Overrides,
+    console,
+    harmless,
+    is_run,
+    model_of_run,
+    quiet_libraries,
+)
 from bapo.config import read_yaml, resolve_recipe
-from bapo.errors import RunFolderError, SettingError
+from bapo.errors import SettingError
 
 
 def evaluate(
@@ -29,13 +36,10 @@ def evaluate(
     Example: bapo eval embedded:countdown rollout.max_new_tokens=40 --task countdown-4
     """
     folder = Path(model)
-    content = {"model": model}
-    if (folder / "recipe.yaml").is_file():
-        if not (folder / "model").is_dir():
-            raise RunFolderError(
-                f"The run '{folder}' has no trained model; one is written when a run ends."
-            )
-        content = {**read_yaml(folder / "recipe.yaml"), "model": str(folder / "model")}
+    content: dict[str, Any] = {"model": model}
+    if is_run(folder):
+        content = read_yaml(folder / "recipe.yaml")
+        content["model"] = _how_loaded(content) | {"path": str(model_of_run(folder))}
         _check_trusted(folder, content, overrides or ())
     if task:
         content["task"] = task
@@ -73,6 +77,13 @@ def evaluate(
             percent(part.all_wrong_share),
         )
     console.print(table, soft_wrap=False)
+
+
+def _how_loaded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run's model that the numbers depend on; whom to trust is not among them."""
+    model = content.get("model")
+    kept = ("dtype", "quantization")
+    return {key: model[key] for key in kept if key in model} if isinstance(model, Mapping) else {}
 
 
 def _check_trusted(folder: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -59,6 +59,24 @@ def refuse_taken(folder: Path) -> None:
         )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, and not that of a model."""
+    return (folder / "recipe.yaml").is_file()
+
+
+def model_of_run(folder: Path) -> Path:
+    """The folder of the policy, or of the adapter, that a run ended with.
+
+    Raises:
+        RunFolderError: The run has not ended.
+    """
+    if not (folder / "model").is_dir():
+        raise RunFolderError(
+            f"The run '{folder}' has no trained model; one is written when a run ends."
+        )
+    return folder / "model"
+
+
 def quiet_libraries() -> None:
     """Keeps other libraries' progress bars and advice out of the terminal."""
     import transformers

@@ -14,6 +14,7 @@ from bapo.config.recipe import (
 )
 from bapo.config.settings import (
     AdaptationSettings,
+    AdapterSettings,
     EvaluationSettings,
     LoggingSettings,
     ModelSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "PRESETS",
     "SECTIONS",
     "AdaptationSettings",
+    "AdapterSettings",
     "ArchitectureSettings",
     "ColdStartSettings",
     "EvaluationSettings",

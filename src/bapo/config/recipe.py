@@ -17,6 +17,7 @@ from bapo.config.fields import nearest_name, parse_section
 from bapo.config.presets import PRESETS
 from bapo.config.settings import (
     AdaptationSettings,
+    AdapterSettings,
     EvaluationSettings,
     LoggingSettings,
     ModelSettings,
@@ -29,6 +30,7 @@ from bapo.config.settings import (
 from bapo.errors import RecipeError, SettingError
 
 SECTIONS = {
+    "adapter": AdapterSettings,
     "adaptation": AdaptationSettings,
     "objective": ObjectiveSettings,
     "rollout": RolloutSettings,
@@ -56,6 +58,7 @@ class Recipe:
     algorithm: str = "bapo"
     seed: int = 0
     steps: int = 100
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
@@ -251,6 +254,7 @@ def _check_together(recipe: Recipe) -> None:
         raise SettingError("'model' is missing: name a folder, a Hub name, or embedded:countdown.")
     if not recipe.task.name:
         raise SettingError("'task' is missing: name one, such as countdown.")
+    _check_adapter(recipe.adapter)
     training, adaptation = recipe.training, recipe.adaptation
     if training.updates_per_step > training.batch_groups:
         raise SettingError(
@@ -273,4 +277,18 @@ def _check_together(recipe: Recipe) -> None:
         raise SettingError(
             f"'rollout.token_budget' is {recipe.rollout.token_budget}, but one completion may need "
             f"{longest}."
+        )
+
+
+def _check_adapter(adapter: AdapterSettings) -> None:
+    """Raises a `SettingError` for an adapter that cannot be, or one described but not asked for."""
+    if adapter.dropout:
+        raise SettingError(
+            f"'adapter.dropout' is {adapter.dropout:g}, but must be 0: dropout makes the learner's "
+            "log-probabilities differ from the sampler's, which looks like off-policyness."
+        )
+    if not adapter.rank and adapter != AdapterSettings():
+        raise SettingError(
+            "'adapter' is described, but 'adapter.rank' is 0, which means that there is none; give "
+            "it a rank, such as 32, or leave the section out."
         )

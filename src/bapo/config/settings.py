@@ -24,8 +24,29 @@ class ModelSettings:
     threads: int = setting(
         0, "CPU threads of torch; 0 leaves it as it is, which is one a core", low=0, high=1024
     )
+    quantization: str = setting(
+        "none",
+        "squeeze frozen weights when they are loaded, by bitsandbytes; trained through an adapter",
+        choices=["none", "8bit", "4bit"],
+    )
     trust_remote_code: bool = setting(
         False, "run Python code that comes with the model; only for models you trust"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """A LoRA adapter, trained in place of the model's own weights (docs/your-own.md)."""
+
+    rank: int = setting(
+        0, "rank of the adapter; 0 means none: all weights are trained", low=0, high=4096
+    )
+    alpha: float = setting(32.0, "what the adapter adds is scaled by alpha / rank", above=0)
+    target_modules: tuple[str, ...] = setting(
+        (), "names of the layers that get one; empty means every linear layer but the head"
+    )
+    dropout: float = setting(
+        0.0, "only 0, as noise in log-probabilities would look like off-policyness"
     )
 
 

@@ -1,5 +1,13 @@
 """Samples completions: engines, policy versions, and how a policy is loaded."""
 
+from bapo.rollout.adapters import (
+    add_adapter,
+    has_adapter,
+    is_adapter_folder,
+    is_quantised,
+    merge_adapter,
+    save_adapter,
+)
 from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import Engine, ScoreRow
@@ -14,8 +22,14 @@ __all__ = [
     "Policy",
     "PromptEncoder",
     "ScoreRow",
+    "add_adapter",
     "check_engine",
     "embedded_models",
+    "has_adapter",
+    "is_adapter_folder",
+    "is_quantised",
     "load_policy",
+    "merge_adapter",
     "probe_rows",
+    "save_adapter",
 ]

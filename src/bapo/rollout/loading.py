@@ -6,8 +6,9 @@ off-policyness.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,6 +28,7 @@ from transformers import (
 
 from bapo.config.settings import ModelSettings
 from bapo.errors import ModelError
+from bapo.rollout.adapters import base_of, is_adapter_folder, is_quantised, load_adapter
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
 EMBEDDED_PREFIX = "embedded:"
@@ -41,11 +44,13 @@ class Policy:
         model: In evaluation mode, on its device, without dropout.
         tokenizer: Has a pad token.
         name: What the user called it: a folder, a Hub name, or `embedded:NAME`.
+        base: The name of the model under an adapter; `name` where there is none.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    base: str = ""
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -63,8 +68,9 @@ def load_policy(settings: ModelSettings) -> Policy:
     """Loads the model and the tokenizer that the settings name.
 
     Args:
-        settings: `path` is a folder in save_pretrained format, a Hub name, or `embedded:NAME`;
-            `threads` above 0 sets torch's threads, for the whole process.
+        settings: `path` is a folder in save_pretrained format, a Hub name, `embedded:NAME`, or a
+            folder with an adapter, which brings the model that it was made for; `threads` above 0
+            sets torch's threads, for the whole process.
 
     Returns:
         The policy in evaluation mode, without dropout, on the device and in the type asked for.
@@ -77,15 +83,24 @@ def load_policy(settings: ModelSettings) -> Policy:
     device = _device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    config = _read_config(settings, location)
+    adapter = location if is_adapter_folder(location) else ""
+    base = base_of(adapter, settings.path) if adapter else settings.path
+    if adapter:
+        location = resolve_location(base)
+    named = replace(settings, path=base)
+    config = _read_config(named, location)
     _disable_dropout(config)
-    model = _read_model(settings, location, config)
-    tokenizer = _read_tokenizer(settings, location)
+    model = _read_model(named, location, config, device)
+    with_tokenizer = adapter if adapter and _has_tokenizer(Path(adapter)) else location
+    tokenizer = _read_tokenizer(settings, with_tokenizer)
     _check_vocabulary(settings.path, model, tokenizer)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return Policy(model.to(device).eval(), tokenizer, settings.path)
+    if adapter:
+        load_adapter(model, adapter, settings.path)
+    placed = model if is_quantised(model) else model.to(device)
+    return Policy(placed.eval(), tokenizer, settings.path, base)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -157,8 +172,11 @@ def _read_config(settings: ModelSettings, location: str) -> PreTrainedConfig:
         ) from error
 
 
-def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig) -> Any:
+def _read_model(
+    settings: ModelSettings, location: str, config: PreTrainedConfig, device: torch.device
+) -> Any:
     """The model with all its weights; a checkpoint that lacks some is refused, not filled in."""
+    quantisation = _quantisation(settings, device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
@@ -167,6 +185,7 @@ def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,  # the other formats are pickles, which can hold code
             output_loading_info=True,
+            **quantisation,
         )
     except _UNREADABLE as error:
         raise ModelError(
@@ -180,6 +199,30 @@ def _read_model(settings: ModelSettings, location: str, config: PreTrainedConfig
             f"them '{missing[0]}'; use a complete checkpoint of a causal language model."
         )
     return model
+
+
+def _quantisation(settings: ModelSettings, device: torch.device) -> dict[str, Any]:
+    """What from_pretrained is told of quantisation; nothing where there is none.
+
+    4 bits are NF4, as in QLoRA (arXiv 2305.14314); products are computed in `model.dtype`.
+    """
+    if settings.quantization == "none":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"'model.quantization' is {settings.quantization}, but bitsandbytes is not installed; "
+            "install it with: pip install bitsandbytes."
+        )
+    if settings.quantization == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        )
+    # Quantised weights cannot be moved afterwards.
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokenizerBase:
@@ -214,7 +257,7 @@ def _tokenizer_class(location: str) -> Any:
     folder = Path(location)
     if not folder.is_dir():
         return AutoTokenizer
-    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    if not _has_tokenizer(folder):
         raise OSError("the folder has no tokenizer files")
     declared = folder / "tokenizer_config.json"
     if declared.is_file() and (folder / "tokenizer.json").is_file():
@@ -222,6 +265,10 @@ def _tokenizer_class(location: str) -> Any:
         if content.get("tokenizer_class") == "TokenizersBackend":
             return PreTrainedTokenizerFast
     return AutoTokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
 
 
 def _check_vocabulary(

@@ -30,6 +30,9 @@ class _Held:
 class VersionedWeights:
     """Holds several versions of a module's weights and puts one of them under it at a time.
 
+    Its weights are the parameters that require a gradient. Frozen ones, such as those under an
+    adapter, are the same in every version and stay where they are.
+
     Life cycle: `publish` takes a version, copied, or shared with its owner; `using` puts it under
     the module for the length of a `with` block and then puts back what was there; `forget` lets it
     go. A shared version is valid until its owner changes the tensors in place; using it after that
@@ -38,8 +41,9 @@ class VersionedWeights:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._parameters = dict(module.named_parameters())
-        # A module's state_dict also has buffers and the second names of tied weights.
+        named = module.named_parameters()
+        self._parameters = {name: value for name, value in named if value.requires_grad}
+        # A module's state_dict also has buffers, frozen weights and second names of tied weights.
         self._also_known = set(module.state_dict()) - set(self._parameters)
         self._held: dict[int, _Held] = {}
 
@@ -53,8 +57,8 @@ class VersionedWeights:
 
         Args:
             version: At least 0.
-            weights: A tensor for every parameter, under the names of `named_parameters` or
-                `state_dict`; buffers are not taken.
+            weights: A tensor for every parameter that is trained, under the names of
+                `named_parameters` or `state_dict`; buffers and frozen weights are not taken.
             share: Keep the given tensors and no copy; they must then stay as they are for as long
                 as the version is used. A tensor of another type or device is copied all the same.
 

@@ -20,7 +20,8 @@ from bapo.training.run_folder import (
 from bapo.training.state_files import read_tree
 
 WEIGHTS = "model/model.safetensors"
-_EXACT = (LEDGER, EXAMPLES, ROWS, WEIGHTS)
+_ADAPTER = "model/adapter_model.safetensors"
+_EXACT = (LEDGER, EXAMPLES, ROWS)
 _TIMED = (METRICS, EVALUATION, QUARANTINE)
 _CLOCKED = ("seconds", "milliseconds")
 _TREES = ("model", "optimizer", "behavior", "adaptation", "generators", "run")
@@ -38,7 +39,9 @@ def run_difference(run: Path, expected: Path, steps: int) -> str | None:
         expected: Another.
         steps: Of both; there is a checkpoint of this step.
     """
-    for name in _EXACT:
+    for name in (*_EXACT, _weights_of(expected)):
+        if not (run / name).is_file():
+            return f"{name} is missing"
         if (run / name).read_bytes() != (expected / name).read_bytes():
             return f"{name} differs"
     for name in _TIMED:
@@ -48,6 +51,11 @@ def run_difference(run: Path, expected: Path, steps: int) -> str | None:
     one, other = (json.loads((path / SUMMARY).read_text("utf-8")) for path in (run, expected))
     found = tree_difference(one | {"seconds": 0}, other | {"seconds": 0}, SUMMARY)
     return found or tree_difference(trees_of(run, steps), trees_of(expected, steps), CHECKPOINTS)
+
+
+def _weights_of(run: Path) -> str:
+    """The file of a finished run with what was trained: all weights, or those of an adapter."""
+    return _ADAPTER if (run / _ADAPTER).is_file() else WEIGHTS
 
 
 def trees_of(run: Path, step: int) -> dict[str, Any]:

@@ -94,13 +94,19 @@ class Learner:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The policy's parameters by name, live: the next update changes them."""
+        """The parameters that are trained, by name, live: the next update changes them."""
         module = self._accelerator.unwrap_model(self._model)
-        return {name: parameter.detach() for name, parameter in module.named_parameters()}
+        named = module.named_parameters()
+        return {name: value.detach() for name, value in named if value.requires_grad}
 
     def model_state(self) -> dict[str, Tensor]:
-        """The policy's parameters and persistent buffers by name, live, tied ones once."""
+        """What training may change of the policy, by name, live, tied tensors once.
+
+        All parameters and persistent buffers; of a model with frozen weights, those that are not.
+        """
         module = self._accelerator.unwrap_model(self._model)
+        if not all(parameter.requires_grad for parameter in module.parameters()):
+            return self.weights
         saved = module.state_dict(keep_vars=True)
         named = [*module.named_parameters(), *module.named_buffers()]
         return {name: tensor.detach() for name, tensor in named if name in saved}

@@ -15,7 +15,16 @@ from bapo.adaptation import Adaptation
 from bapo.config import Recipe
 from bapo.errors import SettingError, VerifierError
 from bapo.reward import VerifierPool, check_verifier, column_faults, verify_rollouts
-from bapo.rollout import EmbeddedEngine, Policy, load_policy, probe_rows
+from bapo.rollout import (
+    EmbeddedEngine,
+    Policy,
+    add_adapter,
+    has_adapter,
+    is_adapter_folder,
+    is_quantised,
+    load_policy,
+    probe_rows,
+)
 from bapo.tasks import ScreenedData, build_task, screen, verifier_name
 from bapo.training.learner import Learner
 from bapo.training.loop import Loop
@@ -96,6 +105,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     _check_trainable(recipe)
     progress.stage("loading model and data")
     policy = load_policy(recipe.model)
+    _make_trainable(recipe, policy)
     task = build_task(recipe.task)
     engine = EmbeddedEngine.of_policy(policy, recipe.rollout)
     pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
@@ -187,13 +197,42 @@ def _data(recipe: Recipe, screened: ScreenedData) -> RunData:
 def _check_trainable(recipe: Recipe) -> None:
     """Half-precision weights round AdamW's small steps away, or overflow; evaluation may use them.
 
+    Under an adapter, whose own weights are in float32, frozen ones may be in bfloat16; float16
+    overflows, and small gradients vanish in it.
+
     Raises:
-        SettingError: The weights are to be loaded in half precision.
+        SettingError: The weights are to be loaded in a precision that cannot be trained.
     """
-    if recipe.model.dtype != "float32":
+    may_be_frozen = recipe.adapter.rank or is_adapter_folder(recipe.model.path)
+    if recipe.model.dtype == "float32" or (recipe.model.dtype == "bfloat16" and may_be_frozen):
+        return
+    raise SettingError(
+        f"'model.dtype' is {recipe.model.dtype}, but weights in half precision round small "
+        "updates away; train with float32 and set 'training.mixed_precision' to bf16, or train an "
+        "adapter over bfloat16 weights ('adapter.rank')."
+    )
+
+
+def _make_trainable(recipe: Recipe, policy: Policy) -> None:
+    """Adds the adapter that the recipe asks for.
+
+    Raises:
+        SettingError: The model brings an adapter already, or its weights cannot be trained.
+        ModelError: The adapter cannot be added.
+    """
+    rank = recipe.adapter.rank
+    if rank and has_adapter(policy.model):
         raise SettingError(
-            f"'model.dtype' is {recipe.model.dtype}, but weights in half precision round small "
-            "updates away; train with float32 and set 'training.mixed_precision' to bf16."
+            f"'adapter.rank' is {rank}, but '{policy.name}' is an adapter already, which is "
+            "trained on as it is; leave the section 'adapter' out, or merge it with bapo merge."
+        )
+    if rank:
+        seed = derived_seed(recipe.seed, "adapter")
+        add_adapter(policy.model, policy.base, recipe.adapter, seed)
+    elif is_quantised(policy.model) and not has_adapter(policy.model):
+        raise SettingError(
+            f"The weights of the model '{policy.name}' are quantised, which cannot be trained; "
+            "train an adapter over them ('adapter.rank'), or load weights that are not."
         )
 
 

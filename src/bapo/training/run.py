@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from bapo.config import Recipe, recipe_as_mapping
 from bapo.errors import RunFolderError, RunInterruptedError, RunStoppedError
 from bapo.evaluation import Evaluation, UnsolvedReport, evaluate, unsolved_report
+from bapo.rollout import has_adapter, save_adapter
 from bapo.training.account import quarantined_row_lines, row_lines
 from bapo.training.checkpoints import Checkpoint, CheckpointStore
 from bapo.training.durable import sync_tree
@@ -29,6 +30,7 @@ from bapo.training.run_folder import (
     EXAMPLES,
     LEDGER,
     METRICS,
+    MODEL,
     QUARANTINE,
     ROWS,
     SUMMARY,
@@ -205,11 +207,15 @@ class Run:
         self.progress.trained(self.loop.step, self.recipe.steps, metrics)
 
     def _save_model(self) -> None:
-        """Saves the policy; on disk before summary.json says that the run is finished."""
+        """Saves the policy, or its adapter alone; on disk before summary.json says it is there."""
         model = self.parts.accelerator.unwrap_model(self.parts.policy.model)
-        model.save_pretrained(self.folder.path / "model")
-        self.parts.policy.tokenizer.save_pretrained(self.folder.path / "model")
-        sync_tree(self.folder.path / "model")
+        folder = self.folder.path / MODEL
+        if has_adapter(model):
+            save_adapter(model, folder)
+        else:
+            model.save_pretrained(folder)
+        self.parts.policy.tokenizer.save_pretrained(folder)
+        sync_tree(folder)
 
     def write_verifier_report(self) -> None:
         """Writes verifier.json: how long verdicts took, and the slowest ones."""

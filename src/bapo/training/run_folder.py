@@ -30,6 +30,7 @@ ROWS = "rows.jsonl"
 VERIFIER = "verifier.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
+MODEL = "model"
 
 GROWING = (METRICS, EVALUATION, EXAMPLES, LEDGER, QUARANTINE)
 """The files that lines are added to."""

@@ -2,12 +2,12 @@
 
 | tree | what |
 |---|---|
-| model | parameters and persistent buffers of the policy |
+| model | parameters and persistent buffers of the policy, or its adapter's alone |
 | optimizer | moments, step counts and groups |
 | behavior | the delayed policy's version and, where it is a copy, its weights |
 | adaptation | both buffers with all groups, retry counts, r |
 | generators | the global generators of torch, numpy and python; no room of bapo draws from them |
-| run | recipe, fingerprint of the prompts, loop, prompt stream, totals, positions in the files |
+| run | recipe, fingerprints (prompts, frozen weights), loop, stream, totals, file positions |
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from bapo.config import Recipe, recipe_as_mapping
 from bapo.errors import CheckpointError, RunFolderError
@@ -29,6 +30,9 @@ from bapo.training.recipe_changes import changed_settings
 from bapo.training.run_folder import EVALUATION, RunFolder
 from bapo.training.state_files import Tree
 from bapo.types import Prompt
+
+_FROZEN_NUMBERS = 1024
+"""Numbers of each frozen tensor that are compared on resuming."""
 
 Evaluations = dict[tuple[str, int], Evaluation]
 
@@ -62,6 +66,7 @@ def run_state(
         "run": {
             "recipe": recipe_as_mapping(recipe),
             "prompts": fingerprint(parts.data.training, parts.data.held_out),
+            "frozen": frozen_fingerprint(parts.policy.model),
             "loop": parts.loop.state_dict(),
             "stream": parts.stream.state_dict(),
             "totals": asdict(totals),
@@ -88,6 +93,11 @@ def load_run_state(checkpoint: Checkpoint, parts: RunParts) -> Totals:
         raise RunFolderError(
             "The run cannot be resumed: the task gives other prompts than at its start; put its "
             "data back, or start another run."
+        )
+    if run.get("frozen", "") != frozen_fingerprint(parts.policy.model):
+        raise RunFolderError(
+            "The run cannot be resumed: the frozen weights under its adapter are not those of its "
+            "start; put the model back, or start another run."
         )
     try:
         parts.learner.load_model_state(checkpoint.read("model"))
@@ -150,6 +160,21 @@ def fingerprint(training: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
             line = json.dumps(asdict(prompt), sort_keys=True, default=str)
             digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def frozen_fingerprint(model: nn.Module) -> str:
+    """A hash of the weights that training does not change, which no checkpoint holds.
+
+    It reads names, shapes and evenly spaced numbers of each tensor: enough to tell one model from
+    another, and quick. Empty where all weights are trained.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    frozen = [(name, one) for name, one in model.named_parameters() if not one.requires_grad]
+    for name, tensor in frozen:
+        numbers = tensor.detach().flatten()[:: max(1, tensor.numel() // _FROZEN_NUMBERS)]
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(numbers.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if frozen else ""
 
 
 def _generators() -> dict[str, Any]:
