@@ -205,6 +205,9 @@ def _quantisation(settings: ModelSettings, device: torch.device) -> dict[str, An
     """What from_pretrained is told of quantisation; nothing where there is none.
 
     4 bits are NF4, as in QLoRA (arXiv 2305.14314); products are computed in `model.dtype`.
+
+    Raises:
+        ModelError: bitsandbytes is not there, or cannot do it on this device.
     """
     if settings.quantization == "none":
         return {}
@@ -212,6 +215,11 @@ def _quantisation(settings: ModelSettings, device: torch.device) -> dict[str, An
         raise ModelError(
             f"'model.quantization' is {settings.quantization}, but bitsandbytes is not installed; "
             "install it with: pip install bitsandbytes."
+        )
+    if settings.quantization == "4bit" and device.type == "cpu":
+        raise ModelError(
+            "'model.quantization' is 4bit, but on a CPU bitsandbytes packs such weights in a way "
+            "that gives wrong gradients; set it to 8bit, or use a CUDA device."
         )
     if settings.quantization == "8bit":
         config = BitsAndBytesConfig(load_in_8bit=True)

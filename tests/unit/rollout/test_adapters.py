@@ -256,6 +256,13 @@ def test_quantised_weights_without_bitsandbytes_are_refused(tmp_path, monkeypatc
     )
 
 
+def test_four_bits_on_a_cpu_are_refused(tmp_path, monkeypatch):
+    save_policy(tmp_path, tiny_model())
+    monkeypatch.setattr("bapo.rollout.loading.find_spec", lambda name: object())
+    message = refusal(lambda: load_policy(settings(tmp_path, quantization="4bit")))
+    assert "gives wrong gradients; set it to 8bit, or use a CUDA device" in message
+
+
 def test_an_engine_scores_with_the_published_adapter(tmp_path):
     policy = adapted(tmp_path)
     engine: EmbeddedEngine = tiny_engine(policy)
