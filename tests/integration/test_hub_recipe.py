@@ -6,7 +6,7 @@ import string
 import pytest
 import torch
 
-from bapo.config import ModelSettings, load_recipe
+from bapo.config import ModelSettings, find_recipe, load_recipe
 from bapo.rollout import load_policy
 from bapo.training import train
 from tests.rollout_models import character_tokenizer, tiny_model
@@ -47,23 +47,46 @@ def instruction_model(tmp_path):
     return tmp_path / "model"
 
 
-def test_the_recipe_for_one_gpu_trains_a_model_of_its_architecture(instruction_model, tmp_path):
+def test_the_recipe_for_one_gpu_trains_an_adapter_of_its_architecture(instruction_model, tmp_path):
     (tmp_path / "lengths.py").write_text(VERIFIER)
     shipped = load_recipe("countdown-1.5b")
-    own = [f"model={instruction_model}", f"reward.verifier={tmp_path / 'lengths.py'}:score"]
+    own = [
+        f"model.path={instruction_model}",
+        f"reward.verifier={tmp_path / 'lengths.py'}:score",
+        "adapter.rank=4",
+    ]
     recipe = load_recipe("countdown-1.5b", [*own, *SMALL])
 
     train(recipe, tmp_path / "run")
 
     assert shipped.training.mixed_precision == recipe.training.mixed_precision == "bf16"
+    assert shipped.model.dtype == recipe.model.dtype == "bfloat16"
+    assert shipped.adapter.rank == 32
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert len(lines) == 2
     assert first["updates"] == 2
     assert first["grad_norm"] > 0
     assert first["forward_tokens"] > 0  # in bfloat16 the sampler's log-probs are not taken over
+    path = str(tmp_path / "run" / "model")
+    after = dict(load_policy(ModelSettings(path=path)).model.named_parameters())
+    moved = [one for name, one in after.items() if ".lora_B." in name]
+    assert len(moved) == 14
+    assert all(one.abs().max() > 0 for one in moved)
+    assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
+    example = json.loads((tmp_path / "run" / "examples.jsonl").read_text().splitlines()[0])
+    assert "<answer>" in example["prompt"]
+
+
+def test_the_recipe_trains_all_weights_where_its_comment_is_followed(instruction_model, tmp_path):
+    (tmp_path / "lengths.py").write_text(VERIFIER)
+    comment = (find_recipe("countdown-1.5b")).read_text(encoding="utf-8")
+    (line,) = [line for line in comment.splitlines() if line.startswith("#   ")]
+    own = [f"model.path={instruction_model}", f"reward.verifier={tmp_path / 'lengths.py'}:score"]
+    recipe = load_recipe("countdown-1.5b", [*line.split()[1:], *own, *SMALL])
+
+    train(recipe, tmp_path / "run")
+
     before = load_policy(ModelSettings(path=str(instruction_model))).model.state_dict()
     after = load_policy(ModelSettings(path=str(tmp_path / "run" / "model"))).model.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    example = json.loads((tmp_path / "run" / "examples.jsonl").read_text().splitlines()[0])
-    assert "<answer>" in example["prompt"]

@@ -27,6 +27,7 @@ from bapo.objective import (
     objective_metrics,
     policy_loss,
 )
+from bapo.rollout import is_quantised
 from bapo.training.batching import MicroBatch, Row, mini_batches
 from bapo.training.bounds import (
     EntryRows,
@@ -75,7 +76,12 @@ class Learner:
         self._steps = steps
         self._sampler_tolerance = sampler_tolerance
         self._accelerator = accelerator
-        self._is_exact = model.dtype == torch.float32 and accelerator.mixed_precision == "no"
+        # Kernels for lower precision and for quantised weights round by the batch they are given.
+        self._is_exact = (
+            model.dtype == torch.float32
+            and accelerator.mixed_precision == "no"
+            and not is_quantised(model)
+        )
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
