@@ -36,8 +36,11 @@ class WorkedTask(Task, Protocol):
     """A task that can show how a problem is solved, for a supervised cold start."""
 
     @property
-    def alphabet(self) -> str:
-        """Every character that a prompt or a worked example may hold."""
+    def alphabet(self) -> Sequence[str]:
+        """Every symbol that prompts and worked examples are written in: characters, or words.
+
+        Each becomes one token of the model that is made.
+        """
         ...
 
     def worked_example(self, index: int) -> tuple[str, str]:

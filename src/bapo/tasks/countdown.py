@@ -13,31 +13,19 @@ numbers is drawn anew with every game, counts that hit the range more often are 
 `weights` says (with the defaults 56 % CD-3 and 44 % CD-4).
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final
 
 import numpy as np
 
 from bapo.config import parse_section, setting
 from bapo.errors import DataError, SettingError
+from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
 from bapo.types import ChatMessage, Prompt
 
 VERIFIER: Final = "bapo.reward.verifiers.countdown:verify"
-_ATTEMPTS: Final = 20_000
-_PATIENCE: Final = 500
-_SPLIT_SLOTS: Final = 10
-
-
-class Split(Enum):
-    """The part of all problems that a row is taken from: its first and last hash slot of ten."""
-
-    EVALUATION = (0, 1)
-    WARMSTART = (2, 5)
-    TRAINING = (6, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +71,7 @@ class Problem:
     @property
     def split(self) -> Split:
         """The one split that this problem belongs to."""
-        digest = hashlib.blake2b(self.identity.encode(), digest_size=8).digest()
-        slot = int.from_bytes(digest, "big") % _SPLIT_SLOTS
-        return next(split for split in Split if split.value[0] <= slot <= split.value[1])
+        return Split.of(self.identity)
 
 
 class Countdown:
@@ -152,34 +138,18 @@ class Countdown:
         Raises:
             DataError: The knobs leave no problem to be found.
         """
-        slot = list(Split).index(split)
-        rng = np.random.Generator(np.random.PCG64([self._settings.seed, slot, index]))
-        for _ in range(_ATTEMPTS):
-            problem = self._play(rng)
-            if problem is not None and problem.split is split:
-                return problem
+        problem = draw_row(self._play, self._settings.seed, split, index)
+        if problem is not None:
+            return problem
         raise DataError(
-            f"No Countdown problem was found in {_ATTEMPTS} attempts with numbers up to "
+            f"No Countdown problem was found in {ATTEMPTS} attempts with numbers up to "
             f"{self._settings.largest} and targets {self._settings.target_low} to "
             f"{self._settings.target_high}; widen 'task.target_low' and 'task.target_high'."
         )
 
     def _different(self, split: Split, count: int) -> list[Prompt]:
-        """The first `count` rows of a split that differ from those before them, or all there are.
-
-        Rows are given up after `_PATIENCE` repetitions in a row, so that a small set of problems
-        ends the search in seconds.
-        """
-        prompts: dict[str, Prompt] = {}
-        index = repeated = 0
-        while len(prompts) < count and repeated < _PATIENCE:
-            problem = self.row(split, index)
-            index += 1
-            repeated += 1
-            if problem.identity not in prompts:
-                prompts[problem.identity] = self.prompt(problem)
-                repeated = 0
-        return list(prompts.values())
+        rows = different(lambda index: self.row(split, index), count)
+        return [self.prompt(problem) for problem in rows]
 
     def prompt(self, problem: Problem) -> Prompt:
         """The problem as a prompt in the configured format."""

@@ -8,6 +8,7 @@ from bapo.errors import SettingError
 from bapo.tasks.base import Task, WorkedTask
 from bapo.tasks.countdown import build_countdown
 from bapo.tasks.dataset import build_dataset
+from bapo.tasks.mathematics import build_mathematics
 
 TaskBuilder = Callable[[TaskSettings], Task]
 
@@ -16,6 +17,12 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "countdown-3": lambda settings: build_countdown(settings.options, (3,)),
     "countdown-4": lambda settings: build_countdown(settings.options, (4,)),
     "countdown-34": lambda settings: build_countdown(settings.options, (3, 4)),
+    "math": lambda settings: build_mathematics(settings.options),
+    "math-1": lambda settings: build_mathematics(settings.options, (1,)),
+    "math-2": lambda settings: build_mathematics(settings.options, (2,)),
+    "math-3": lambda settings: build_mathematics(settings.options, (3,)),
+    "math-4": lambda settings: build_mathematics(settings.options, (4,)),
+    "math-5": lambda settings: build_mathematics(settings.options, (5,)),
     "dataset": lambda settings: build_dataset(settings.options, settings.bad_share_allowed),
 }
 

@@ -1,4 +1,4 @@
-"""A small base model made on the spot: a character-level decoder, cold-started on worked examples.
+"""A small base model made on the spot: a decoder of few symbols, cold-started on worked examples.
 
 The result is an ordinary transformers folder (save_pretrained), so that everything downstream loads
 it like any other model. The cold start is deliberately short: the base should know the format and
@@ -7,7 +7,8 @@ fail most hard problems, which is where reinforcement learning starts.
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,16 +29,20 @@ PAD, END = "<pad>", "<end>"
 _IGNORED = -100
 
 
-def character_tokenizer(alphabet: str, longest: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token a character, besides padding and the end token.
+def symbol_tokenizer(alphabet: Sequence[str], longest: int) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token a symbol, besides padding and the end token.
 
     Args:
-        alphabet: The characters it knows; others have no token and are an error when encoded.
+        alphabet: The symbols it knows, characters or words; of two that fit, the longer one is
+            taken. Other characters have no token and are an error when encoded.
         longest: The model's positions.
     """
-    vocabulary = {token: index for index, token in enumerate([PAD, END, *dict.fromkeys(alphabet)])}
+    symbols = [*dict.fromkeys(alphabet)]
+    vocabulary = {token: index for index, token in enumerate([PAD, END, *symbols])}
+    words = sorted((one for one in symbols if len(one) > 1), key=len, reverse=True)
+    pattern = "|".join([*map(re.escape, words), r"[\s\S]"])
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -93,7 +98,7 @@ def warmstart(
     Returns:
         The output folder.
     """
-    tokenizer = character_tokenizer(task.alphabet, recipe.model.positions)
+    tokenizer = symbol_tokenizer(task.alphabet, recipe.model.positions)
     model = small_decoder(recipe.model, tokenizer, recipe.seed)
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
     settings = recipe.training
