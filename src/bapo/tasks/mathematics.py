@@ -1,8 +1,8 @@
 """Arithmetic and word problems in several operations, with exact whole-number answers.
 
 A problem is a start and a chain of events on it: more, fewer, times, shared, so many bags of so
-many. `level` is the number of operations in the chain; an event with bags counts two. The same chain
-is written as a story or as an expression; the names, the things and the words are drawn too:
+many. `level` is the number of operations in the chain; an event with bags counts two. A chain is
+written as a story or as an expression; the names, the things and the words are drawn too:
 
     Ann has 24 shells. Ann buys 3 bags of 8. Eve has 2 times as many. How many shells does Eve have?
     Compute (24+3*8)*2.
@@ -177,7 +177,9 @@ class Mathematics:
     def alphabet(self) -> Sequence[str]:
         """Digits, signs and the words of the stories."""
         texts = [_START, _QUESTION, _EXPRESSION, *sum(_EVENTS.values(), ())]
-        words = [word for text in texts for word in re.findall(r" ?[A-Za-z]+", text)]
+        # Fields such as {things} are no words; what fills them is named below.
+        plain = [re.sub(r" ?\{\w+\}", "", text) for text in texts]
+        words = [word for text in plain for word in re.findall(r" ?[A-Za-z]+", text)]
         named = [*_NAMES, *(f" {name}" for name in _NAMES), *(f" {thing}" for thing in _THINGS)]
         return [*"0123456789+-*/=().?} \n", _BOXED, *sorted({*words, *named})]
 
