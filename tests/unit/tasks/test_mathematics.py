@@ -131,7 +131,7 @@ def test_prompts_and_solutions_are_written_in_the_alphabet():
 def test_a_chat_prompt_asks_for_a_box_and_has_no_worked_example():
     task = build_mathematics({"prompt_format": "chat", "train_size": 3})
     assert all(p.content[0].content.endswith(INSTRUCTION) for p in task.training_prompts())
-    with pytest.raises(SettingError, match="'task.prompt_format' is 'chat'"):
+    with pytest.raises(SettingError, match=r"'task\.prompt_format' is 'chat'"):
         task.worked_example(0)
 
 
@@ -145,9 +145,9 @@ def test_levels_and_forms_are_drawn_equally():
 
 
 def test_bad_knobs_are_said_in_one_sentence():
-    with pytest.raises(SettingError, match=r"'task.levels' is \[\], but must be a list"):
+    with pytest.raises(SettingError, match=r"'task\.levels' is \[\], but must be a list"):
         build_mathematics({"levels": []})
-    with pytest.raises(SettingError, match="'task.forms' is"):
+    with pytest.raises(SettingError, match=r"'task\.forms' is"):
         build_mathematics({"forms": ["story", "story"]})
     few = {"levels": [1], "forms": ["expression"], "largest": 9, "train_size": 5000}
     with pytest.raises(DataError, match=r"Only \d+ different problems were found"):
