@@ -5,7 +5,7 @@ The first rule that finds something counts:
 1. the last `\boxed{...}` (or `\fbox`), braces balanced; boxes joined by a comma, "and" or "or" are
    one answer of several values;
 2. what follows the last `####` on its line, as in GSM8K;
-3. what stands in the last `<answer>...</answer>`;
+3. what stands in the last `<answer>` tag;
 4. the rest of the sentence after the last "answer is", "answer:" or "answer = ";
 5. otherwise the end of the text, in which math-verify looks for the last formula or number.
 
@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from bapo.reward.verifiers.answers import tagged_answer
+
 LONGEST_ANSWER: Final = 500
 """Characters; a longer one is no answer, and parsing it could take minutes."""
 
@@ -25,7 +27,6 @@ _JOINT: Final = re.compile(
     r"[\s$]*(?:,|,?\s*(?:\\text\s*\{)?\s*(?:and|or)\s*\}?)[\s$]*(?:[A-Za-z]\s*=\s*)?"
 )
 _MARKED: Final = re.compile(r"####[ \t]*([^\n]*)")
-_TAGGED: Final = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _SAID: Final = re.compile(
     r"\banswers?\b[*_]*(?:\s+(?:(?!is\b|are\b)[A-Za-z]+\b)[^.:=\n]{0,30}?)??"
     r"\s*(?::|=|\bis\b|\bare\b)(?:\s*(?:therefore|thus|simply|just|equal\s+to))?[\s:*_]*([^\n]+)",
@@ -52,10 +53,12 @@ def final_answer(text: str) -> FinalAnswer:
     boxed = last_boxed(text)
     if boxed is not None:
         return FinalAnswer(boxed, marked=True)
-    for pattern in (_MARKED, _TAGGED):
-        found = pattern.findall(text)
-        if found:
-            return FinalAnswer(found[-1].strip(), marked=True)
+    marked = _MARKED.findall(text)
+    if marked:
+        return FinalAnswer(marked[-1].strip(), marked=True)
+    tagged = tagged_answer(text)
+    if tagged is not None:
+        return FinalAnswer(tagged.strip(), marked=True)
     said = [*_SAID.finditer(text)]
     if said:
         return FinalAnswer(_first_sentence(said[-1][1]), marked=True)
