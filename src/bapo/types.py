@@ -50,6 +50,36 @@ class ChatMessage:
     content: str
 
 
+class ImageKind(StrEnum):
+    """What a picture is made from."""
+
+    FILE = "file"
+    CELL = "cell"
+    DRAWN = "drawn"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """A picture, named by what it can be made from again; no record ever holds its pixels.
+
+    Attributes:
+        kind: Where to look.
+        source: The path of a picture file, the data set that holds it in a cell, or the task that
+            draws it.
+        detail: Which cell, or what is drawn, as JSON text; empty for a file.
+        blank: Show a white picture of the same size in its place, for a blind baseline.
+    """
+
+    kind: ImageKind
+    source: str
+    detail: str = ""
+    blank: bool = False
+
+
+IMAGE_MARK = "<image>"
+"""Stands in a prompt's text where a picture belongs, whatever the model's own token is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One problem.
@@ -59,12 +89,14 @@ class Prompt:
         content: Plain text, or the turns of a chat to which the model's chat template is applied.
         columns: What the verifier is given besides the completion; JSON values only.
         level: The task's own difficulty label, for reports; may be empty.
+        images: The pictures that the content shows, one for each `IMAGE_MARK` in it, in order.
     """
 
     prompt_id: str
     content: str | tuple[ChatMessage, ...]
     columns: Columns
     level: str = ""
+    images: tuple[ImageReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,244 @@
+"""Geometry: find the missing number of a drawn figure, which only the picture tells.
+
+In the spirit of Geometry3K (arXiv 2105.04165): a triangle, an angle at parallel lines, a divided
+segment, with labelled angles or lengths and one of them `x`. The question never names a number and
+is the same for all figures, so that whoever cannot see can only guess; `task.blank_images=true`
+shows what guessing is worth. Figures are sketches, as in an exam: which angle is which is where it
+stands, and sizes are not to scale.
+
+Disjoint by construction: a problem is identified by its figure and its numbers, and a hash of that
+identity alone, whatever the seed and the index, says whether it belongs to the cold start, to
+training or to evaluation. How a figure is drawn (corners moved, mirrored) follows from the seed
+and makes no other problem.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import numpy as np
+
+from bapo.config import parse_section, setting
+from bapo.errors import DataError, SettingError
+from bapo.tasks.figures import FIGURES, Figure
+from bapo.types import IMAGE_MARK, ChatMessage, ImageKind, ImageReference, Prompt
+
+VERIFIER: Final = "bapo.reward.verifiers.geometry:verify"
+SOURCE: Final = "geometry"
+_ATTEMPTS: Final = 20_000
+_PATIENCE: Final = 2_000
+_SPLIT_SLOTS: Final = 10
+
+
+class Split(Enum):
+    """The part of all problems that a row is taken from: its first and last hash slot of ten."""
+
+    EVALUATION = (0, 1)
+    WARMSTART = (2, 5)
+    TRAINING = (6, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class GeometrySettings:
+    """The knobs of difficulty and of format."""
+
+    levels: tuple[int, ...] = setting(
+        (1, 2, 3), "how many labelled numbers a figure may have", low=1, high=3
+    )
+    weights: tuple[float, ...] = setting(
+        (), "share of each level in `levels`; empty means equal", low=0
+    )
+    picture_size: int = setting(56, "pixels a side of a picture", low=56, high=2048)
+    answer_format: str = setting(
+        "steps",
+        "steps: worked steps for a small model; tags: a chat prompt and <answer> tags",
+        choices=["steps", "tags"],
+    )
+    train_size: int = setting(2048, "training problems", low=1)
+    seed: int = setting(0, "seed of the problems, apart from the run's seed", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        figure: Its figure's name in `FIGURES`.
+        numbers: The labelled numbers, in the figure's order.
+        style: Decides how the figure is drawn, and nothing else.
+    """
+
+    figure: str
+    numbers: tuple[int, ...]
+    style: int
+
+    @property
+    def identity(self) -> str:
+        """What makes it this problem and no other."""
+        return f"{self.figure}-{'.'.join(map(str, self.numbers))}"
+
+    @property
+    def split(self) -> Split:
+        """The one split that this problem belongs to."""
+        digest = hashlib.blake2b(self.identity.encode(), digest_size=8).digest()
+        slot = int.from_bytes(digest, "big") % _SPLIT_SLOTS
+        return next(split for split in Split if split.value[0] <= slot <= split.value[1])
+
+
+class Geometry:
+    """The geometry task; see the module docstring.
+
+    Args:
+        settings: The knobs.
+
+    Raises:
+        SettingError: The knobs do not fit together.
+    """
+
+    alphabet: str = "0123456789+-=,x?"
+    verifier: str = VERIFIER
+
+    def __init__(self, settings: GeometrySettings) -> None:
+        if not settings.levels or len(set(settings.levels)) < len(settings.levels):
+            raise SettingError(
+                f"'task.levels' is {list(settings.levels)}, but must be a list of different levels."
+            )
+        weights = settings.weights or (1.0,) * len(settings.levels)
+        if len(weights) != len(settings.levels) or not 0 < sum(weights) < float("inf"):
+            raise SettingError(
+                f"'task.weights' is {list(weights)} for the levels {list(settings.levels)}; give "
+                "one finite share for each, not all zero."
+            )
+        self._settings = settings
+        self._edges: list[float] = np.cumsum(np.array(weights) / sum(weights))[:-1].tolist()
+        self._figures: dict[int, list[Figure]] = {
+            level: [one for one in FIGURES.values() if one.level == level]
+            for level in settings.levels
+        }
+
+    @property
+    def name(self) -> str:
+        """`geometry`, with its levels where not all are asked."""
+        levels = self._settings.levels
+        return "geometry" if levels == (1, 2, 3) else f"geometry-{''.join(map(str, levels))}"
+
+    def training_prompts(self) -> list[Prompt]:
+        """`train_size` different training problems.
+
+        Raises:
+            DataError: The knobs do not leave so many.
+        """
+        count = self._settings.train_size
+        prompts = self._different(Split.TRAINING, count)
+        if len(prompts) < count:
+            raise DataError(
+                f"Only {len(prompts)} different geometry problems were found where "
+                f"'task.train_size' asks for {count}; lower it or add a level to 'task.levels'."
+            )
+        return prompts
+
+    def evaluation_prompts(self, count: int) -> list[Prompt]:
+        """The first `count` different held-out problems, fewer if there are not so many."""
+        return self._different(Split.EVALUATION, count)
+
+    def worked_prompt(self, index: int) -> tuple[Prompt, str]:
+        """Prompt and worked steps of cold-start problem `index`.
+
+        Raises:
+            SettingError: The answer format is not `steps`, the only one that small models learn.
+        """
+        if self._settings.answer_format != "steps":
+            raise SettingError(
+                "'task.answer_format' is 'tags', for which there are no worked examples; a cold "
+                "start needs 'steps'."
+            )
+        problem = self.row(Split.WARMSTART, index)
+        return self.prompt(problem), FIGURES[problem.figure].steps(*problem.numbers)
+
+    def row(self, split: Split, index: int) -> Problem:
+        """Problem `index` of a split, from the seed and the index alone."""
+        slot = list(Split).index(split)
+        rng = np.random.Generator(np.random.PCG64([self._settings.seed, slot, index]))
+        for _ in range(_ATTEMPTS):
+            problem = self._draw(rng)
+            if problem.split is split:
+                return problem
+        raise DataError(f"No geometry problem was found in {_ATTEMPTS} attempts.")
+
+    def prompt(self, problem: Problem) -> Prompt:
+        """The problem as a prompt in the configured format."""
+        steps = self._settings.answer_format == "steps"
+        figure = FIGURES[problem.figure]
+        detail = {
+            "figure": problem.figure,
+            "numbers": list(problem.numbers),
+            "style": problem.style,
+            "size": self._settings.picture_size,
+        }
+        return Prompt(
+            prompt_id=problem.identity,
+            content=f"{IMAGE_MARK}x?" if steps else (ChatMessage("user", _QUESTION),),
+            columns={
+                "answer": figure.answer(*problem.numbers),
+                "answer_format": self._settings.answer_format,
+            },
+            level=f"level {figure.level}",
+            images=(ImageReference(ImageKind.DRAWN, SOURCE, json.dumps(detail, sort_keys=True)),),
+        )
+
+    def _different(self, split: Split, count: int) -> list[Prompt]:
+        """The first `count` rows of a split that differ from those before them, or all there are.
+
+        Rows are given up after `_PATIENCE` repetitions in a row, so that a small set of problems
+        ends the search in seconds.
+        """
+        prompts: dict[str, Prompt] = {}
+        index = repeated = 0
+        while len(prompts) < count and repeated < _PATIENCE:
+            problem = self.row(split, index)
+            index += 1
+            repeated += 1
+            if problem.identity not in prompts:
+                prompts[problem.identity] = self.prompt(problem)
+                repeated = 0
+        return list(prompts.values())
+
+    def _draw(self, rng: np.random.Generator) -> Problem:
+        """One random problem, of any split."""
+        shares = rng.random(2).tolist()
+        level = self._settings.levels[sum(shares[0] >= edge for edge in self._edges)]
+        figures = self._figures[level]
+        figure = figures[int(shares[1] * len(figures))]
+        return Problem(figure.name, figure.numbers(rng), int(rng.integers(1 << 32)))
+
+
+_QUESTION: Final = (
+    f"{IMAGE_MARK}Find x in this figure. Angles are in degrees; the figure is a sketch and not to "
+    "scale. Think step by step, then give the whole number alone between <answer> and </answer>, "
+    "for example <answer>42</answer>."
+)
+
+
+def draw(detail: str) -> Any:
+    """The picture of a problem, from the detail of its reference.
+
+    Args:
+        detail: JSON text with `figure`, `numbers`, `style` and `size`.
+
+    Returns:
+        A square RGB image of Pillow.
+    """
+    spec: dict[str, Any] = json.loads(detail)
+    rng = np.random.Generator(np.random.PCG64(spec["style"]))
+    return FIGURES[spec["figure"]].picture(tuple(spec["numbers"]), spec["size"], rng)
+
+
+def build_geometry(options: Mapping[str, Any]) -> Geometry:
+    """The task from a recipe's options."""
+    return Geometry(parse_section(GeometrySettings, options, "task"))
+
+
+DRAWERS: Final[Mapping[str, Callable[[str], Any]]] = {SOURCE: draw}
