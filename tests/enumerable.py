@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe, resolve_recipe
-from bapo.rollout import EmbeddedEngine, Policy
+from bapo.rollout import EmbeddedEngine, Policy, ScoreRow
 from bapo.rollout.versions import VersionedWeights
 from bapo.training import Learner, Loop, PromptStream, StepRecord
 from bapo.training.policy_sync import EnginePolicies
@@ -167,7 +167,7 @@ class SoftmaxTableEngine:
 
     def score(self, rows: Sequence[Any], *, version: int, temperature: float = 1.0) -> list[Any]:
         logps = self._logps(version)
-        return [logps[prompt[0], completion] for prompt, completion in rows]
+        return [logps[prompt[0], completion] for prompt, completion, _ in rows]
 
     def metrics(self) -> dict[str, int]:
         return {}
@@ -287,7 +287,7 @@ def table_run(recipe: Recipe, *, prompts: int = 24, answers: int = 64, seed: int
     def is_right(prompt: Prompt, completion: Completion) -> bool:
         return bool(rewards[int(prompt.columns["row"]), int(completion.text)])
 
-    probe = [(np.array([0], np.int32), np.array([1], np.int32))]
+    probe = [ScoreRow(np.array([0], np.int32), np.array([1], np.int32))]
     loop = _loop(recipe, table, SoftmaxTableEngine(table), asked, is_right, probe)
     return ExactRun(loop, dict(zip(names, rewards, strict=True)), measure)
 
@@ -317,7 +317,7 @@ def transformer_run(recipe: Recipe, *, prompts: int = 6, seed: int = 0) -> Exact
         return bool(held[prompt.prompt_id][place[tuple(completion.token_ids.tolist())]])
 
     engine = EmbeddedEngine.of_policy(Policy(model, tokenizer, "tiny"), recipe.rollout)
-    probe = [(np.array([2, 3], np.int32), np.array([4, 5], np.int32))]
+    probe = [ScoreRow(np.array([2, 3], np.int32), np.array([4, 5], np.int32))]
     return ExactRun(_loop(recipe, model, engine, asked, is_right, probe), held, measure)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe, resolve_recipe
+from bapo.rollout import ScoreRow
 from bapo.rollout.versions import VersionedWeights
 from bapo.training import Loop, UpdateReport
 from bapo.training.batching import Row
@@ -29,7 +30,7 @@ OBJECTIVE_KEYS = (
     "entropy",
     "kl_behavior",
 )
-PROBE = [(np.array([3], np.int32), np.array([4, 5], np.int32))]
+PROBE = [ScoreRow(np.array([3], np.int32), np.array([4, 5], np.int32))]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class TableEngine:
     def score(self, rows: Sequence[Any], *, version: int, temperature: float = 1.0) -> list[Any]:
         with self._weights.using(version):
             count = self._module.count.item()
-        return [np.full(len(completion), -count) for _, completion in rows]
+        return [np.full(len(completion), -count) for _, completion, _ in rows]
 
     def metrics(self) -> dict[str, int]:
         return {}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bapo.rollout import ScoreRow
 from bapo.training import train
 from tests.rollout_models import tiny_engine, tiny_policy
 from tests.toy_task import toy_recipe, write_toy
@@ -23,7 +24,7 @@ def test_log_probs_of_sampling_equal_a_full_forward_pass(architecture):
     rollouts = engine.sample(PROMPTS, version=0, group_size=8, step=1, seed=0, temperature=0.8)
 
     for rollout in rollouts:
-        rows = [(rollout.prompt_token_ids, one.token_ids) for one in rollout.completions]
+        rows = [ScoreRow(rollout.prompt_token_ids, one.token_ids) for one in rollout.completions]
         scores = engine.score(rows, version=0, temperature=0.8)
         for one, score in zip(rollout.completions, scores, strict=True):
             np.testing.assert_allclose(one.behavior_logps, score, atol=1e-3)

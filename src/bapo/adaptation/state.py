@@ -16,6 +16,8 @@ from bapo.types import (
     Completion,
     FinishReason,
     Group,
+    ImageKind,
+    ImageReference,
     Prompt,
     Rollout,
     Verdict,
@@ -26,7 +28,7 @@ Tree = dict[str, Any]
 
 
 def prompt_to_tree(prompt: Prompt) -> Tree:
-    """A prompt as a tree; chat turns become `[role, content]` pairs."""
+    """A prompt as a tree; chat turns become `[role, content]` pairs, pictures their references."""
     content = prompt.content
     return {
         "prompt_id": prompt.prompt_id,
@@ -35,6 +37,9 @@ def prompt_to_tree(prompt: Prompt) -> Tree:
         else [[message.role, message.content] for message in content],
         "columns": dict(prompt.columns),
         "level": prompt.level,
+        "images": [
+            [image.kind.value, image.source, image.detail, image.blank] for image in prompt.images
+        ],
     }
 
 
@@ -43,7 +48,11 @@ def prompt_from_tree(tree: Mapping[str, Any]) -> Prompt:
     content: Any = tree["content"]
     if not isinstance(content, str):
         content = tuple(ChatMessage(role, text) for role, text in content)
-    return Prompt(tree["prompt_id"], content, dict(tree["columns"]), tree["level"])
+    images = tuple(
+        ImageReference(ImageKind(kind), source, detail, blank)
+        for kind, source, detail, blank in tree["images"]
+    )
+    return Prompt(tree["prompt_id"], content, dict(tree["columns"]), tree["level"], images)
 
 
 def groups_to_tree(groups: Sequence[Group]) -> Tree:

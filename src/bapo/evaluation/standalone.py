@@ -9,7 +9,7 @@ from bapo.errors import DataError
 from bapo.evaluation.measure import Evaluation, evaluate
 from bapo.reward import VerifierPool, check_verifier, column_faults, verify_rollouts
 from bapo.rollout import EmbeddedEngine, load_policy
-from bapo.tasks import Check, Task, faults_of
+from bapo.tasks import Check, Task, faults_of, open_image
 from bapo.types import Group, Prompt, Rollout
 
 
@@ -57,7 +57,7 @@ def evaluate_model(
         BapoError: Model, data or verifier are wrong; the message says what, where, and the cure.
     """
     policy = load_policy(model)
-    engine = EmbeddedEngine.of_policy(policy, rollout)
+    engine = EmbeddedEngine.of_policy(policy, rollout, open_image=open_image)
     engine.publish(0, dict(policy.model.named_parameters()), share=True)
     with VerifierPool(verifier, reward) as pool:
         check_verifier(pool)

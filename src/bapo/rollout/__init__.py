@@ -12,6 +12,7 @@ from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import Engine, ScoreRow
 from bapo.rollout.loading import Policy, embedded_models, load_policy
+from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.probe import check_engine, probe_rows
 from bapo.rollout.versions import DelayedPolicy
 
@@ -19,6 +20,8 @@ __all__ = [
     "DelayedPolicy",
     "EmbeddedEngine",
     "Engine",
+    "OpenImage",
+    "PictureReader",
     "Policy",
     "PromptEncoder",
     "ScoreRow",

@@ -13,6 +13,7 @@ from bapo.rollout.batching import pad_right
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import ScoreRow
 from bapo.rollout.loading import Policy
+from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.randomness import completion_key
 from bapo.rollout.sampler import COMPACT_BELOW, Sampler
 from bapo.rollout.versions import VersionedWeights, Weights
@@ -66,13 +67,26 @@ class EmbeddedEngine:
         *,
         compact_below: float = COMPACT_BELOW,
         fast: bool = True,
+        open_image: OpenImage | None = None,
     ) -> "EmbeddedEngine":
-        """An engine on a loaded policy's own model and tokenizer."""
+        """An engine on a loaded policy's own model and tokenizer.
+
+        Args:
+            policy: The policy.
+            settings: Limits of sampling.
+            compact_below: See `Sampler`.
+            fast: See `Sampler`.
+            open_image: Makes the pictures that the task's prompts show; None where they show none.
+        """
+        pictures = None
+        if policy.processor is not None and open_image is not None:
+            pictures = PictureReader(policy.processor, policy.model, open_image)
         encoder = PromptEncoder(
             policy.tokenizer,
             settings.max_prompt_tokens,
             policy.max_positions,
             settings.max_new_tokens,
+            pictures,
         )
         return cls(policy.model, encoder, settings, compact_below=compact_below, fast=fast)
 
@@ -121,7 +135,8 @@ class EmbeddedEngine:
             for prompt in prompts
         ]
         with self._running(version):
-            sampled = self._sampler.sample(encoded, keys, temperature)
+            images = [prompt.images for prompt in prompts]
+            sampled = self._sampler.sample(encoded, keys, temperature, images)
         return [
             Rollout(prompt, ids, tuple(completions), version, step, temperature)
             for prompt, ids, completions in zip(prompts, encoded, sampled, strict=True)
@@ -157,7 +172,7 @@ class EmbeddedEngine:
     def _score_batches(self, rows: Sequence[ScoreRow]) -> Iterator[tuple[int, int]]:
         """Ranges of rows that fit the budget when padded; a single row is always allowed."""
         start, widest = 0, 0
-        for number, (prompt, completion) in enumerate(rows):
+        for number, (prompt, completion, _) in enumerate(rows):
             wider = max(widest, len(prompt) + len(completion))
             if number > start and wider * (number + 1 - start) > self._score_budget:
                 yield start, number
@@ -167,13 +182,20 @@ class EmbeddedEngine:
             yield start, len(rows)
 
     def _score_batch(self, rows: Sequence[ScoreRow], temperature: float) -> list[FloatArray]:
-        sequences = [np.concatenate(row) for row in rows]
+        sequences = [np.concatenate((row.prompt, row.completion)) for row in rows]
         ids = pad_right(sequences, 0, self._model.device)
         lengths = torch.tensor([len(sequence) for sequence in sequences], device=ids.device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        pictures = self._encoder.pictures
+        shown = pictures.inputs([row.shown for row in rows], ids.shape[1]) if pictures else None
+        logits = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            use_cache=False,
+            **(shown.arguments if shown else {}),
+        ).logits
         scores: list[FloatArray] = []
-        for number, (prompt, completion) in enumerate(rows):
+        for number, (prompt, completion, _) in enumerate(rows):
             end = len(prompt) + len(completion)
             line = logits[number, len(prompt) - 1 : end - 1].float() / temperature
             targets = ids[number, len(prompt) : end, None]

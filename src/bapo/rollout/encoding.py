@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bapo.errors import DataError, ModelError, SettingError
+from bapo.rollout.pictures import PictureReader
 from bapo.types import ChatMessage, IntArray, Prompt
 
 _NAMED_AT_MOST = 3
@@ -27,6 +28,7 @@ class PromptEncoder:
         max_prompt_tokens: int,
         max_positions: int | None,
         max_new_tokens: int,
+        pictures: PictureReader | None = None,
     ) -> None:
         """Makes an encoder.
 
@@ -35,11 +37,13 @@ class PromptEncoder:
             max_prompt_tokens: The setting of that name.
             max_positions: Positions of the model; None where it sets no limit.
             max_new_tokens: The setting of that name; prompt and completion share the positions.
+            pictures: Encodes the prompts of an image-text model; None for a model of text alone.
 
         Raises:
             SettingError: The new tokens alone fill the model's positions.
         """
         self.tokenizer = tokenizer
+        self.pictures = pictures
         self.limit = max_prompt_tokens
         if max_positions is not None:
             self.limit = min(max_prompt_tokens, max_positions - max_new_tokens)
@@ -54,9 +58,18 @@ class PromptEncoder:
         """The `(P,)` token ids of a prompt, as the model reads it.
 
         Raises:
-            ModelError: The prompt is a chat and the tokenizer has no chat template.
+            DataError: The prompt shows a picture that cannot be read.
+            ModelError: The prompt is a chat and the tokenizer has no chat template, or it shows
+                pictures and the model reads text alone.
         """
-        if isinstance(prompt.content, str):
+        if self.pictures is not None:
+            ids = self.pictures.token_ids(prompt, self._start)
+        elif prompt.images:
+            raise ModelError(
+                f"The prompt '{prompt.prompt_id}' shows a picture, but the model reads text alone "
+                "or has no processor; name an image-text model saved with its processor."
+            )
+        elif isinstance(prompt.content, str):
             ids = [*self._start, *self._plain(prompt.content)]
         else:
             ids = self._chat(prompt.prompt_id, prompt.content)
@@ -95,7 +108,11 @@ class PromptEncoder:
         """
         found: dict[str, str] = {}
         for prompt in prompts:
-            size = len(self.encode(prompt))
+            try:
+                size = len(self.encode(prompt))
+            except DataError as error:
+                found[prompt.prompt_id] = _as_clause(error)
+                continue
             if size == 0:
                 found[prompt.prompt_id] = "its prompt has no tokens; give it a text"
             elif size > self.limit:
@@ -146,6 +163,12 @@ class PromptEncoder:
         encoded: Any = self.tokenizer("")
         ids = encoded["input_ids"]
         return [bos] if bos is not None and ids and ids[0] == bos else []
+
+
+def _as_clause(error: DataError) -> str:
+    """An error's sentence as a reason that others may go on from."""
+    sentence = str(error).rstrip(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _names(prompts: Sequence[Prompt]) -> str:

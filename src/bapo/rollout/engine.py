@@ -1,13 +1,31 @@
 """The interface behind which completions are sampled, whatever runs the model."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
 
-from bapo.types import FloatArray, IntArray, Prompt, Rollout
+from bapo.types import FloatArray, ImageReference, IntArray, Prompt, Rollout
 
-ScoreRow = tuple[IntArray, IntArray]
+
+class ScoreRow(NamedTuple):
+    """A completion to score.
+
+    Attributes:
+        prompt: `(P,)` token ids, P >= 1.
+        completion: `(T,)` token ids, T >= 1.
+        images: The pictures that the tokens show, in either part of the row.
+    """
+
+    prompt: IntArray
+    completion: IntArray
+    images: tuple[ImageReference, ...] = ()
+
+    @property
+    def shown(self) -> tuple[tuple[ImageReference, ...], IntArray]:
+        """The pictures and all tokens that may show them."""
+        return self.images, np.concatenate((self.prompt, self.completion))
 
 
 class Engine(Protocol):
@@ -71,7 +89,7 @@ class Engine(Protocol):
         """Log-probabilities of given tokens, by a full forward pass without a cache.
 
         Args:
-            rows: Prompt ids `(P,)` and completion ids `(T,)`, P and T at least 1.
+            rows: Prompts and completions.
             version: The policy version to score with.
             temperature: Above 0.
 

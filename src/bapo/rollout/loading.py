@@ -18,17 +18,20 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
 
 from bapo.config.settings import ModelSettings
 from bapo.errors import ModelError
 from bapo.rollout.adapters import base_of, is_adapter_folder, is_quantised, load_adapter
+from bapo.rollout.processors import forbid_picture_tokens, is_image_text, read_processor
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
 EMBEDDED_PREFIX = "embedded:"
@@ -45,12 +48,14 @@ class Policy:
         tokenizer: Has a pad token.
         name: What the user called it: a folder, a Hub name, or `embedded:NAME`.
         base: The name of the model under an adapter; `name` where there is none.
+        processor: Reads pictures for an image-text model; None for a model of text alone.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     base: str = ""
+    processor: ProcessorMixin | None = None
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -99,8 +104,11 @@ def load_policy(settings: ModelSettings) -> Policy:
             module.p = 0.0
     if adapter:
         load_adapter(model, adapter, settings.path)
+    processor = _read_processor(named, location, config, tokenizer)
+    if processor is not None:
+        forbid_picture_tokens(model, processor)
     placed = model if is_quantised(model) else model.to(device)
-    return Policy(placed.eval(), tokenizer, settings.path, base)
+    return Policy(placed.eval(), tokenizer, settings.path, base, processor)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -178,7 +186,7 @@ def _read_model(
     """The model with all its weights; a checkpoint that lacks some is refused, not filled in."""
     quantisation = _quantisation(settings, device)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _model_class(config).from_pretrained(
             location,
             config=config,
             dtype=getattr(torch, settings.dtype),
@@ -251,6 +259,30 @@ def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokeniz
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _model_class(config: PreTrainedConfig) -> Any:
+    return AutoModelForImageTextToText if is_image_text(config) else AutoModelForCausalLM
+
+
+def _read_processor(
+    settings: ModelSettings,
+    location: str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> ProcessorMixin | None:
+    """The processor of an image-text model; None for a model of text alone."""
+    if not is_image_text(config):
+        return None
+    try:
+        return read_processor(
+            location, config, tokenizer, trust_remote_code=settings.trust_remote_code
+        )
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"The processor of the image-text model '{settings.path}' is missing or unreadable, so "
+            f"save it beside the model with processor.save_pretrained: {_reason(error)}"
+        ) from error
 
 
 def _tokenizer_class(location: str) -> Any:

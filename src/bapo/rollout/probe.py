@@ -26,7 +26,7 @@ def probe_rows(encoder: PromptEncoder, prompts: Sequence[Prompt], count: int) ->
     rows: list[ScoreRow] = []
     for prompt in prompts[:count]:
         ids = encoder.encode(prompt)
-        rows.append((ids[:1], ids[1:] if len(ids) > 1 else ids))
+        rows.append(ScoreRow(ids[:1], ids[1:] if len(ids) > 1 else ids, prompt.images))
     return rows
 
 

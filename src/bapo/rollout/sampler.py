@@ -26,9 +26,10 @@ from bapo.rollout.cache import RowCache
 from bapo.rollout.decoder import TokenDecoder, supports
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.loading import end_token_ids
+from bapo.rollout.pictures import PictureInputs
 from bapo.rollout.randomness import BLOCK, uniform_block
 from bapo.rollout.stopping import StopDetector
-from bapo.types import Completion, FinishReason, IntArray
+from bapo.types import Completion, FinishReason, ImageReference, IntArray
 
 # Rows are dropped once the live ones are less than this share of the batch; 0 never drops any.
 COMPACT_BELOW = 0.95
@@ -89,7 +90,11 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(
-        self, prompts: Sequence[IntArray], keys: Sequence[Sequence[int]], temperature: float
+        self,
+        prompts: Sequence[IntArray],
+        keys: Sequence[Sequence[int]],
+        temperature: float,
+        images: Sequence[tuple[ImageReference, ...]] | None = None,
     ) -> list[list[Completion]]:
         """Samples completions.
 
@@ -98,6 +103,7 @@ class Sampler:
             keys: For each prompt, the random key of each of its completions; the same number for
                 all.
             temperature: Above 0; logits are divided by it.
+            images: The pictures that each prompt shows; None where none does.
 
         Returns:
             For each prompt, in order, its completions in the order of their keys.
@@ -116,13 +122,18 @@ class Sampler:
         )
         for rows in plan:
             row_keys = [keys[row.prompt][row.index] for row in rows]
-            made = self._sample_batch(prompts, rows, row_keys, temperature)
+            made = self._sample_batch(prompts, rows, row_keys, temperature, images)
             for row, completion in zip(rows, made, strict=True):
                 completions[row.prompt].append(completion)
         return completions
 
     def _sample_batch(
-        self, prompts: Sequence[IntArray], rows: list[Row], keys: list[int], temperature: float
+        self,
+        prompts: Sequence[IntArray],
+        rows: list[Row],
+        keys: list[int],
+        temperature: float,
+        images: Sequence[tuple[ImageReference, ...]] | None,
     ) -> list[Completion]:
         distinct = list(dict.fromkeys(row.prompt for row in rows))
         place = {prompt: number for number, prompt in enumerate(distinct)}
@@ -134,7 +145,12 @@ class Sampler:
         padded = bool(pads.any())
         positions = (torch.arange(width, device=device) - pads[:, None]).clamp_(min=0)
         mask = torch.arange(width + new_tokens, device=device) >= pads[:, None] if padded else None
-        logits = self._forward(ids, positions, mask, cache)
+        pictures = self._encoder.pictures
+        shown = None
+        if pictures is not None:
+            pairs = [(images[prompt] if images else (), prompts[prompt]) for prompt in distinct]
+            shown = pictures.inputs(pairs, width, left=True)
+        logits = self._forward(ids, positions, mask, cache, shown)
         self.counts.prefill += sum(len(prompts[prompt]) for prompt in distinct)
 
         prompt_of_row = torch.tensor([place[row.prompt] for row in rows], device=device)
@@ -143,6 +159,7 @@ class Sampler:
             cache=cache,
             logits=logits[prompt_of_row],
             pads=pads[prompt_of_row],
+            shifts=None if shown is None else shown.shifts[prompt_of_row],
             mask=None if mask is None else mask[prompt_of_row],
             keys=keys,
             new_tokens=new_tokens,
@@ -163,6 +180,8 @@ class Sampler:
             if batch.live < self._compact_below * batch.size:
                 tokens = batch.drop_ended(tokens)
             positions = width + count - batch.pads
+            if batch.shifts is not None:
+                positions = positions + batch.shifts
             if batch.decoder is not None:
                 batch.logits = batch.decoder.step(tokens, positions)
             else:
@@ -182,12 +201,20 @@ class Sampler:
         return ended
 
     def _forward(
-        self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: RowCache
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: RowCache,
+        shown: PictureInputs | None = None,
     ) -> Tensor:
         """`(R, V)` logits after the newest of `(R, T)` tokens."""
         extra = dict(self._extra)
-        if self._takes_positions and mask is not None:
+        # A model that counts a picture's positions in its own way must not be left to guess.
+        if self._takes_positions and (mask is not None or self._encoder.pictures is not None):
             extra["position_ids"] = positions
+        if shown is not None:
+            extra |= shown.arguments
         if mask is not None:
             mask = mask[:, : cache.get_seq_length() + ids.shape[1]]
         output = self._model(
@@ -224,10 +251,10 @@ class Sampler:
 class _LiveBatch:
     """The rows of one batch while they are sampled.
 
-    Row state (`slots`, `alive`, `pads`, `mask`, `logits`, the cache) shrinks as ended rows are
-    dropped; results (`tokens`, `logps`, `lengths`, `stopped`) are kept per slot, the row's place at
-    the start. An ended row that has not been dropped yet goes on being sampled, and what it gets
-    lies behind its length, where nobody reads it.
+    Row state (`slots`, `alive`, `pads`, `shifts`, `mask`, `logits`, the cache) shrinks as ended
+    rows are dropped; results (`tokens`, `logps`, `lengths`, `stopped`) are kept per slot, the
+    row's place at the start. An ended row that has not been dropped yet goes on being sampled, and
+    what it gets lies behind its length, where nobody reads it.
     """
 
     def __init__(
@@ -236,12 +263,14 @@ class _LiveBatch:
         cache: RowCache,
         logits: Tensor,
         pads: Tensor,
+        shifts: Tensor | None,
         mask: Tensor | None,
         keys: list[int],
         new_tokens: int,
     ) -> None:
         count, device = len(keys), logits.device
         self.cache, self.logits, self.pads, self.mask = cache, logits, pads, mask
+        self.shifts = shifts
         self.decoder: TokenDecoder | None = None
         self._keys = keys
         self._uniforms = torch.empty(0)
@@ -304,6 +333,7 @@ class _LiveBatch:
         self._slots, self._slot_numbers = self._slots[index], self._slot_numbers[order]
         self.pads, self._uniforms = self.pads[index], self._uniforms[index]
         self.mask = None if self.mask is None else self.mask[index]
+        self.shifts = None if self.shifts is None else self.shifts[index]
         if self.decoder is not None:
             self.decoder.keep(index)
         self.alive, self.size = np.ones(live, dtype=np.bool_), live

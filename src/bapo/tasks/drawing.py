@@ -3,18 +3,25 @@
 Nothing is taken from the system: the glyphs are a small font of this module's own, and lines are
 drawn without smoothing. A canvas is square; what is drawn on it is given in units of which it has
 `UNITS` a side, and a larger picture shows the same figure with thicker lines and larger glyphs.
+
+Labels stand in a grid of cells, one glyph a cell, so that a small model whose patches are the cells
+can learn to read them in minutes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-UNITS: Final = 56
-"""Units a side; a glyph is five wide and seven high."""
+CELL: Final = 7
+"""Units a side of a glyph's cell; the glyph itself is five wide and seven high."""
+
+UNITS: Final = 8 * CELL
+"""Units a side of a canvas."""
 
 Point = tuple[float, float]
 
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)
-_WIDTH, _HEIGHT, _ADVANCE = 5, 7, 6
+_GLYPH_WIDTH = 5
 # Seven rows of five pixels, from the top; a hexadecimal pair a row, the highest bit on the left.
 _GLYPHS: Final = {
     "0": "0e 11 13 15 19 11 0e",
@@ -52,31 +59,37 @@ class Canvas:
         self._draw.line(pixels if closed else pixels[:-1], _GREY, self._thickness)
 
     def label(self, text: str, middle: Point) -> None:
-        """Digits and `x`, centred on a point and pushed inside the picture where they would leave it.
+        """Digits and `x`, in the cells nearest to a point that hold them all.
 
         The ground under them is cleared, so that no line runs through a digit.
         """
-        wide, scale = _ADVANCE * len(text) - 1, self._thickness
-        left, top = self._pixel((middle[0] - wide / 2, middle[1] - _HEIGHT / 2))
-        left = min(max(left, scale), self._size - scale * (wide + 1))
-        top = min(max(top, scale), self._size - scale * (_HEIGHT + 1))
-        around = (left - scale, top - scale, left + scale * wide, top + scale * _HEIGHT)
-        self._draw.rectangle(around, _WHITE)
+        cells = UNITS // CELL
+        left = round_half_up(middle[0] / CELL - len(text) / 2)
+        top = round_half_up(middle[1] / CELL - 0.5)
+        left = min(max(left, 0), cells - len(text)) * CELL
+        top = min(max(top, 0), cells - 1) * CELL
+        first = self._pixel((left, top))
+        last = self._pixel((left + CELL * len(text), top + CELL))
+        self._draw.rectangle((*first, last[0] - 1, last[1] - 1), _WHITE)
         for place, character in enumerate(text):
-            self._glyph(character, left + scale * _ADVANCE * place, top)
+            self._glyph(character, *self._pixel((left + CELL * place + 1, top)))
 
     def _glyph(self, character: str, left: int, top: int) -> None:
         scale = self._thickness
         for row, bits in enumerate(bytes.fromhex(_GLYPHS[character])):
-            for column in range(_WIDTH):
-                if bits >> (_WIDTH - 1 - column) & 1:
+            for column in range(_GLYPH_WIDTH):
+                if bits >> (_GLYPH_WIDTH - 1 - column) & 1:
                     x, y = left + scale * column, top + scale * row
                     self._draw.rectangle((x, y, x + scale - 1, y + scale - 1), _BLACK)
 
     def _pixel(self, point: Point) -> tuple[int, int]:
-        """The nearest pixel; halves go up, the same everywhere."""
         factor = self._size / UNITS
-        return int(point[0] * factor + 0.5), int(point[1] * factor + 0.5)
+        return round_half_up(point[0] * factor), round_half_up(point[1] * factor)
+
+
+def round_half_up(value: float) -> int:
+    """The nearest whole number; halves go up, the same everywhere."""
+    return math.floor(value + 0.5)
 
 
 def between(start: Point, end: Point, share: float) -> Point:

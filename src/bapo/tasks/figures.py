@@ -144,8 +144,9 @@ def _segment(pencil: Pencil, labels: tuple[str, ...]) -> None:
     pencil.canvas.label(labels[0], between(start, (cut[0], cut[1] - 18), 0.5))
     pencil.canvas.label(labels[2], between((cut[0], cut[1] - 18), end, 0.5))
     below = start[1] + 7
-    pencil.canvas.line((start[0], below), (start[0], below + 6), (end[0], below + 6), (end[0], below))
-    pencil.canvas.label(labels[1], ((start[0] + end[0]) / 2, below + 6))
+    low = below + 6
+    pencil.canvas.line((start[0], below), (start[0], low), (end[0], low), (end[0], below))
+    pencil.canvas.label(labels[1], ((start[0] + end[0]) / 2, low))
 
 
 def _quadrilateral(pencil: Pencil, labels: tuple[str, ...]) -> None:
@@ -165,6 +166,11 @@ def _perimeter(pencil: Pencil, labels: tuple[str, ...]) -> None:
     for label, (a, b) in zip(labels, ((left, right), (right, top), (top, left)), strict=False):
         pencil.canvas.label(label, between(between(a, b, 0.5), inner, -0.35))
     pencil.canvas.label(labels[3], inner)
+
+
+def _added(a: int, b: int, c: int) -> str:
+    """The worked steps of a sum of three numbers."""
+    return f"{a}+{b}={a + b},{a + b}+{c}={a + b + c}"
 
 
 _ALL: Final = (
@@ -212,7 +218,7 @@ _ALL: Final = (
         "quadrilateral",
         _angles((50, 110), (50, 110), (50, 110)),
         lambda a, b, c: 360 - a - b - c,
-        lambda a, b, c: f"{a}+{b}={a + b},{a + b}+{c}={a + b + c},360-{a + b + c}={360 - a - b - c}",
+        lambda a, b, c: f"{_added(a, b, c)},360-{a + b + c}={360 - a - b - c}",
         _quadrilateral,
         3,
     ),
@@ -220,7 +226,7 @@ _ALL: Final = (
         "perimeter",
         _angles((10, 99), (10, 99), (10, 99)),
         lambda a, b, c: a + b + c,
-        lambda a, b, c: f"{a}+{b}={a + b},{a + b}+{c}={a + b + c}",
+        _added,
         _perimeter,
         3,
     ),

@@ -14,7 +14,7 @@ and makes no other problem.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -239,6 +239,3 @@ def draw(detail: str) -> Any:
 def build_geometry(options: Mapping[str, Any]) -> Geometry:
     """The task from a recipe's options."""
     return Geometry(parse_section(GeometrySettings, options, "task"))
-
-
-DRAWERS: Final[Mapping[str, Callable[[str], Any]]] = {SOURCE: draw}

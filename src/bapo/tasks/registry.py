@@ -8,6 +8,7 @@ from bapo.errors import SettingError
 from bapo.tasks.base import Task, WorkedTask
 from bapo.tasks.countdown import build_countdown
 from bapo.tasks.dataset import build_dataset
+from bapo.tasks.geometry import build_geometry
 from bapo.tasks.mathematics import build_mathematics
 
 TaskBuilder = Callable[[TaskSettings], Task]
@@ -23,6 +24,7 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "math-3": lambda settings: build_mathematics(settings.options, (3,)),
     "math-4": lambda settings: build_mathematics(settings.options, (4,)),
     "math-5": lambda settings: build_mathematics(settings.options, (5,)),
+    "geometry": lambda settings: build_geometry(settings.options),
     "dataset": lambda settings: build_dataset(settings.options, settings.bad_share_allowed),
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bapo.config import ObjectiveSettings
 from bapo.objective import group_advantages
-from bapo.types import BatchEntry, FloatArray, IntArray, TrainBatch
+from bapo.types import BatchEntry, FloatArray, ImageReference, IntArray, TrainBatch
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ class Row:
         advantage: Of the completion inside its group.
         temperature: At which it was sampled.
         is_current: Whether the weights at the start of the step sampled it, so that w = 1.
+        images: The pictures that the prompt shows.
         proximal_logps: `(T,)` under the weights at the start of the step; filled in by the learner.
         policy_logps: `(T,)` under later weights, where they were measured; for the bound only.
     """
@@ -41,6 +42,7 @@ class Row:
     advantage: float
     temperature: float
     is_current: bool
+    images: tuple[ImageReference, ...] = ()
     proximal_logps: FloatArray | None = None
     policy_logps: FloatArray | None = None
 
@@ -110,6 +112,7 @@ def rows_of_entry(entry: BatchEntry, step: int, settings: ObjectiveSettings) -> 
             advantage=advantage,
             temperature=rollout.temperature,
             is_current=rollout.policy_version == step - 1,
+            images=rollout.prompt.images,
         )
         for completion, advantage in zip(rollout.completions, advantages, strict=True)
     ]

@@ -27,7 +27,7 @@ from bapo.objective import (
     objective_metrics,
     policy_loss,
 )
-from bapo.rollout import is_quantised
+from bapo.rollout import PictureReader, is_quantised
 from bapo.training.batching import MicroBatch, Row, mini_batches
 from bapo.training.bounds import (
     EntryRows,
@@ -58,6 +58,7 @@ class Learner:
         sampler_tolerance: Largest difference allowed in float32 between the log-probabilities that
             the sampler stored and those of a full forward pass of the same weights.
         accelerator: Device, precision and distribution.
+        pictures: Gives what an image-text model reads besides tokens; None for one of text alone.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Learner:
         steps: int,
         sampler_tolerance: float,
         accelerator: Accelerator,
+        pictures: PictureReader | None = None,
     ) -> None:
         self._objective = objective
         self._training = training
@@ -94,6 +96,7 @@ class Learner:
             pad_token_id=pad_token_id,
             training=training,
             device=accelerator.device,
+            pictures=pictures,
         )
         self._scored: dict[int, tuple[Row, FloatArray]] = {}
         self._model.eval()  # no dropout anywhere; gradients flow all the same

@@ -87,7 +87,7 @@ class EnginePolicies:
             if held != self._behavior:
                 self._engine.forget(held)
         self._engine.publish(version, weights, share=True)
-        rows = [_row(prompt, completion) for prompt, completion in self._probe]
+        rows = [_row(one) for one in self._probe]
         check_engine(
             self._engine,
             self._probe,
@@ -97,14 +97,15 @@ class EnginePolicies:
         )
 
 
-def _row(prompt: "np.ndarray[Any, Any]", completion: "np.ndarray[Any, Any]") -> Row:
+def _row(probe: ScoreRow) -> Row:
     """A row that is scored and not learned from."""
-    nothing = np.zeros(len(completion), dtype=np.float32)
+    size = len(probe.completion)
     return Row(
-        prompt=prompt,
-        completion=completion,
-        behavior_logps=nothing,
-        loss_mask=np.ones(len(completion), dtype=np.bool_),
+        prompt=probe.prompt,
+        completion=probe.completion,
+        images=probe.images,
+        behavior_logps=np.zeros(size, dtype=np.float32),
+        loss_mask=np.ones(size, dtype=np.bool_),
         advantage=0.0,
         temperature=1.0,
         is_current=False,

@@ -25,7 +25,7 @@ from bapo.rollout import (
     load_policy,
     probe_rows,
 )
-from bapo.tasks import ScreenedData, build_task, screen, verifier_name
+from bapo.tasks import ScreenedData, build_task, open_image, screen, verifier_name
 from bapo.training.learner import Learner
 from bapo.training.loop import Loop
 from bapo.training.policy_sync import EnginePolicies
@@ -107,7 +107,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     policy = load_policy(recipe.model)
     _make_trainable(recipe, policy)
     task = build_task(recipe.task)
-    engine = EmbeddedEngine.of_policy(policy, recipe.rollout)
+    engine = EmbeddedEngine.of_policy(policy, recipe.rollout, open_image=open_image)
     pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
     check_verifier(pool)
     checks = (engine.encoder.faults, partial(column_faults, pool))
@@ -128,6 +128,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         steps=recipe.steps,
         sampler_tolerance=recipe.rollout.probe_tolerance,
         accelerator=accelerator,
+        pictures=engine.encoder.pictures,
     )
     policies = EnginePolicies(
         engine,

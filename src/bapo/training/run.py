@@ -214,7 +214,8 @@ class Run:
             save_adapter(model, folder)
         else:
             model.save_pretrained(folder)
-        self.parts.policy.tokenizer.save_pretrained(folder)
+        reader = self.parts.policy.processor or self.parts.policy.tokenizer
+        reader.save_pretrained(folder)
         sync_tree(folder)
 
     def write_verifier_report(self) -> None:

@@ -4,14 +4,16 @@ The one place that calls the policy's module, with gradient for the learner and 
 proximal policy, the bound and the probes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bapo.config import TrainingSettings
 from bapo.objective import TokenLogps, token_logps
+from bapo.rollout import PictureReader
 from bapo.training.batching import MicroBatch, Row, micro_batches
 from bapo.types import FloatArray
 
@@ -24,15 +26,23 @@ class Scorer:
         pad_token_id: What padded positions hold.
         training: The size of micro-batches.
         device: Where the module is.
+        pictures: Gives what an image-text model reads besides tokens; None for one of text alone.
     """
 
     def __init__(
-        self, model: Any, *, pad_token_id: int, training: TrainingSettings, device: torch.device
+        self,
+        model: Any,
+        *,
+        pad_token_id: int,
+        training: TrainingSettings,
+        device: torch.device,
+        pictures: PictureReader | None = None,
     ) -> None:
         self._model = model
         self._pad_token_id = pad_token_id
         self._training = training
         self._device = device
+        self._pictures = pictures
 
     def micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """Cuts rows into what one forward pass takes; see `bapo.training.batching`."""
@@ -43,8 +53,20 @@ class Scorer:
     def forward(self, micro: MicroBatch) -> TokenLogps:
         """Log-probabilities and entropies `(N, T)` of a micro-batch's targets, with gradient."""
         kept = micro.token_ids.shape[1] - micro.first
-        logits = self._model(input_ids=micro.token_ids, use_cache=False, logits_to_keep=kept).logits
+        logits = self._model(
+            input_ids=micro.token_ids,
+            use_cache=False,
+            logits_to_keep=kept,
+            **self._shown(micro),
+        ).logits
         return token_logps(logits[:, :-1], micro.targets, micro.temperatures)
+
+    def _shown(self, micro: MicroBatch) -> Mapping[str, Tensor]:
+        """What the model reads besides the tokens; nothing in a model of text alone."""
+        if self._pictures is None:
+            return {}
+        rows = [(row.images, np.concatenate((row.prompt, row.completion))) for row in micro.rows]
+        return self._pictures.inputs(rows, micro.token_ids.shape[1]).arguments
 
     @torch.no_grad()
     def logps(self, rows: Sequence[Row]) -> list[FloatArray]:

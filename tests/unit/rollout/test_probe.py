@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from bapo.errors import StaleEngineError
+from bapo.rollout import ScoreRow
 from bapo.rollout.probe import check_engine, probe_rows
 from bapo.types import Prompt
 from tests.rollout_models import tiny_engine, tiny_model, tiny_policy
@@ -13,7 +14,7 @@ PROMPTS = [Prompt("a", "12+3=", {}), Prompt("b", "9", {}), Prompt("c", "(7-2)*8>
 def learner_logps(model, rows) -> list[np.ndarray]:
     """One row at a time, so that nothing is padded."""
     scores = []
-    for prompt, completion in rows:
+    for prompt, completion, _ in rows:
         ids = torch.from_numpy(np.concatenate([prompt, completion]).astype(np.int64))
         with torch.no_grad():
             logps = torch.log_softmax(model(ids[None]).logits[0, :-1], -1)
@@ -29,7 +30,7 @@ def check(engine, model, version=0) -> float:
 def test_rows_are_the_prompts_split_behind_their_first_token():
     engine = tiny_engine()
     rows = probe_rows(engine.encoder, PROMPTS, 2)
-    assert [(prompt.tolist(), completion.tolist()) for prompt, completion in rows] == [
+    assert [(prompt.tolist(), completion.tolist()) for prompt, completion, _ in rows] == [
         ([3], [4, 12, 5, 16]),
         ([11], [11]),
     ]
@@ -50,7 +51,7 @@ def test_scores_of_sampled_tokens_are_their_behavior_log_probs_at_the_temperatur
     engine = tiny_engine()
     rollouts = engine.sample(PROMPTS, version=0, group_size=3, step=1, seed=0, temperature=0.7)
     pairs = [(rollout, one) for rollout in rollouts for one in rollout.completions]
-    rows = [(rollout.prompt_token_ids, one.token_ids) for rollout, one in pairs]
+    rows = [ScoreRow(rollout.prompt_token_ids, one.token_ids) for rollout, one in pairs]
     for score, (_, one) in zip(engine.score(rows, version=0, temperature=0.7), pairs, strict=True):
         assert score.dtype == np.float32
         assert np.abs(score - one.behavior_logps).max() < 1e-4

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bapo.errors import StaleEngineError
-from bapo.rollout import probe_rows
+from bapo.rollout import ScoreRow, probe_rows
 from bapo.training.policy_sync import EnginePolicies
 from tests.builders import make_batch, make_prompt
 from tests.rollout_models import tiny_engine, tiny_policy
@@ -141,7 +141,7 @@ def test_a_real_engine_samples_old_and_new_weights_side_by_side():
     learner = make_learner(policy.model)
     probe = probe_rows(engine.encoder, [make_prompt("1+2=")], 4)
     policies = EnginePolicies(engine, learner, sync_every=5, probe=probe, tolerance=1e-4)
-    row = (np.array([3, 4], np.int32), np.array([5, 6, 7], np.int32))
+    row = ScoreRow(np.array([3, 4], np.int32), np.array([5, 6, 7], np.int32))
 
     policies.behavior(1)
     at_start = engine.score([row], version=0)[0]
