@@ -1,27 +1,21 @@
 """A user's own data as a task: rows become prompts, and a hash holds some of them out.
 
-Disjoint by construction: which side of `evaluation_share` a row falls on follows from its prompt's
-text alone, not from its place in the file nor from its name. Rows in another order, or rows added
-later, leave every other row where it was, and the same text cannot stand on both sides. With an
-evaluation set of its own, a training row whose text stands in it is refused.
+How rows are divided is told in `bapo.tasks.rows`.
 
 The verifier is the recipe's `reward.verifier`; a data set has none of its own.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from bapo.config import parse_section, setting
-from bapo.errors import DataError, SettingError
-from bapo.tasks.prompts import PromptBuilder, PromptShape, UnusableRowError
-from bapo.tasks.screening import RowReport
-from bapo.tasks.sources import BadRow, Source, excerpt, open_source
+from bapo.errors import SettingError
+from bapo.tasks.prompts import PromptBuilder, PromptShape
+from bapo.tasks.rows import DEFAULT_SHARE, divide
+from bapo.tasks.sources import Source, open_source
 from bapo.types import Prompt
-
-_DEFAULT_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +88,16 @@ class Dataset:
             subset=settings.subset,
             revision=settings.revision,
         )
-        rows = _Rows.read(source, builder)
-        held_out = _held_out_source(settings)
-        if held_out is None:
-            self.reports = (rows.report(max_bad_share),)
-            training, evaluation = self._split(rows)
-        else:
-            apart = _Rows.read(held_out, builder)
-            held_out_report = apart.report(max_bad_share)
-            rows.set_aside_shared(apart)
-            self.reports = (rows.report(max_bad_share), held_out_report)
-            training, evaluation = [*rows.prompts.values()], [*apart.prompts.values()]
-        self._training = tuple(training)
-        # In the order of a hash, so that the first few are a fair sample of a sorted file.
-        self._evaluation = tuple(sorted(evaluation, key=lambda p: _fraction("order", p.prompt_id)))
+        divided = divide(
+            source,
+            _held_out_source(settings),
+            builder,
+            share=settings.evaluation_share or DEFAULT_SHARE,
+            max_bad_share=max_bad_share,
+        )
+        self.reports = divided.reports
+        self._training = divided.training
+        self._evaluation = divided.evaluation
 
     @property
     def name(self) -> str:
@@ -122,94 +112,6 @@ class Dataset:
     def evaluation_prompts(self, count: int) -> Sequence[Prompt]:
         """The first `count` held-out prompts in the order of a hash, fewer if there are fewer."""
         return self._evaluation[:count]
-
-    def _split(self, rows: "_Rows") -> tuple[list[Prompt], list[Prompt]]:
-        """Training and held-out prompts, by a hash of their text."""
-        share = self._settings.evaluation_share or _DEFAULT_SHARE
-        sides: tuple[list[Prompt], list[Prompt]] = ([], [])
-        for prompt in rows.prompts.values():
-            sides[_fraction("split", text_of(prompt)) < share].append(prompt)
-        if not all(sides):
-            what, change = ("hold out", "raise") if sides[0] else ("train on", "lower")
-            raise DataError(
-                f"Of the {len(rows.prompts)} rows of '{rows.source.name}' none is left to {what} "
-                f"at a 'task.evaluation_share' of {share:g}; {change} it or name "
-                "'task.evaluation_path'."
-            )
-        return sides
-
-
-class _Rows:
-    """The rows of one source: prompts by line, and the rows that cannot be used.
-
-    Attributes:
-        source: Where they come from.
-        count: All of them.
-        prompts: Usable prompts by their line, in order; every id once.
-        bad: The others.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.count = 0
-        self.prompts: dict[int, Prompt] = {}
-        self.bad: list[BadRow] = []
-
-    @classmethod
-    def read(cls, source: Source, builder: PromptBuilder) -> "_Rows":
-        """All rows of a source.
-
-        Raises:
-            DataError: The source cannot be read or has no rows.
-        """
-        rows = cls(source)
-        lines: dict[str, int] = {}
-        for row in source.rows():
-            rows.count += 1
-            if isinstance(row, BadRow):
-                rows.bad.append(row)
-                continue
-            try:
-                prompt = builder.build(row.values)
-                first = lines.setdefault(prompt.prompt_id, row.line)
-                if first != row.line:
-                    raise UnusableRowError(builder.repeated(prompt.prompt_id, source.place(first)))
-                rows.prompts[row.line] = prompt
-            except UnusableRowError as error:
-                rows.bad.append(BadRow(row.line, str(error), excerpt(repr(row.values))))
-        if not rows.prompts and not rows.bad:
-            raise DataError(f"The data set '{source.name}' is empty; it needs one row a problem.")
-        return rows
-
-    def set_aside_shared(self, held_out: "_Rows") -> None:
-        """Makes rows bad whose prompt stands among the held-out rows too."""
-        there = {text_of(prompt): line for line, prompt in held_out.prompts.items()}
-        for line, prompt in [*self.prompts.items()]:
-            if text_of(prompt) in there:
-                place = held_out.source.place(there[text_of(prompt)])
-                reason = f"its prompt is held out too, in {place}; keep one of the two"
-                self.bad.append(BadRow(line, reason, excerpt(text_of(prompt))))
-                del self.prompts[line]
-
-    def report(self, max_bad_share: float) -> RowReport:
-        """What became of the rows.
-
-        Raises:
-            DataError: Too many of them cannot be used.
-        """
-        lines = {prompt.prompt_id: line for line, prompt in self.prompts.items()}
-        report = RowReport(self.source.name, self.source.unit, self.count, lines, tuple(self.bad))
-        report.refuse_if_bad(max_bad_share)
-        return report
-
-
-def text_of(prompt: Prompt) -> str:
-    """What two prompts share when they are the same problem: their text, whatever the spacing."""
-    if isinstance(prompt.content, str):
-        return " ".join(prompt.content.split())
-    return "\n".join(
-        f"{message.role}: {' '.join(message.content.split())}" for message in prompt.content
-    )
 
 
 def _held_out_source(settings: DatasetSettings) -> Source | None:
@@ -239,12 +141,6 @@ def _check_together(settings: DatasetSettings) -> None:
         )
     if not settings.prompt_column and not settings.template:
         raise SettingError("'task.prompt_column' is empty; name a column or give 'task.template'.")
-
-
-def _fraction(purpose: str, text: str) -> float:
-    """A number in [0, 1) that follows from `purpose` and `text` alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, person=purpose.encode()).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def build_dataset(options: Mapping[str, Any], max_bad_share: float = 0.0) -> Dataset:

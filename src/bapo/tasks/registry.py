@@ -9,9 +9,15 @@ from bapo.tasks.base import Task, WorkedTask
 from bapo.tasks.countdown import build_countdown
 from bapo.tasks.dataset import build_dataset
 from bapo.tasks.geometry import build_geometry
+from bapo.tasks.known_sets import KNOWN_SETS, build_known_set
 from bapo.tasks.mathematics import build_mathematics
 
 TaskBuilder = Callable[[TaskSettings], Task]
+
+
+def _known(name: str) -> TaskBuilder:
+    return lambda settings: build_known_set(name, settings.options, settings.bad_share_allowed)
+
 
 TASKS: Final[Mapping[str, TaskBuilder]] = {
     "countdown": lambda settings: build_countdown(settings.options),
@@ -26,6 +32,7 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "math-5": lambda settings: build_mathematics(settings.options, (5,)),
     "geometry": lambda settings: build_geometry(settings.options),
     "dataset": lambda settings: build_dataset(settings.options, settings.bad_share_allowed),
+    **{name: _known(name) for name in KNOWN_SETS},
 }
 
 

@@ -11,6 +11,7 @@ from bapo.errors import SettingError
 from bapo.tasks import TASKS, build_task, build_worked_task, verifier_name
 from bapo.tasks.countdown import CountdownSettings
 from bapo.tasks.dataset import DatasetSettings
+from bapo.tasks.known_sets import KnownSetSettings
 from bapo.tasks.mathematics import MathematicsSettings
 from bapo.tasks.prompts import PromptShape
 
@@ -88,7 +89,9 @@ def test_a_cold_start_needs_worked_examples(data_file):
         build_worked_task(TaskSettings("dataset", {"path": str(data_file)}))
 
 
-@pytest.mark.parametrize("kind", [CountdownSettings, DatasetSettings, MathematicsSettings])
+@pytest.mark.parametrize(
+    "kind", [CountdownSettings, DatasetSettings, KnownSetSettings, MathematicsSettings]
+)
 def test_the_page_has_every_setting_of_every_task(kind):
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     rows = section_table(kind, "task").splitlines()[2:]
