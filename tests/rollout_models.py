@@ -11,13 +11,15 @@ from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.loading import Policy, load_policy
 from bapo.selftest.ingredients import END, character_tokenizer
 
-# Biased, normed, tied, partly rotated and windowed attention; learned positions.
+# Biased, normed, tied, capped, fused, partly rotated and windowed attention; learned positions.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
     "gemma": {"num_key_value_heads": 1, "head_dim": 16},
+    "gemma2": {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 6},
     "gemma3_text": {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 6},
+    "phi3": {"num_key_value_heads": 2, "sliding_window": None},
     "phi": {"partial_rotary_factor": 0.5},
     "mistral": {"num_key_value_heads": 2, "sliding_window": 6},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
