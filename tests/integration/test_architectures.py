@@ -1,4 +1,4 @@
-"""Each supported family, random and tiny, from a saved folder through a whole run and a resumed one."""
+"""Each supported family, random and tiny, from a saved folder through a run and a resumed one."""
 
 import shutil
 

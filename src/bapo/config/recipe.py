@@ -145,6 +145,7 @@ def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         raise SettingError(
             f"Unknown algorithm '{algorithm}': {nearest_name(str(algorithm), list(PRESETS))}"
         )
+    _check_one_verifier(merged.get("reward", {}).get("verifier"))
     preset = PRESETS[algorithm]
     sections = {
         name: parse_section(kind, {**preset.get(name, {}), **merged.get(name, {})}, name)
@@ -255,6 +256,7 @@ def _check_together(recipe: Recipe) -> None:
     if not recipe.task.name:
         raise SettingError("'task' is missing: name one, such as countdown.")
     _check_adapter(recipe.adapter)
+    _check_reward(recipe)
     training, adaptation = recipe.training, recipe.adaptation
     if training.updates_per_step > training.batch_groups:
         raise SettingError(
@@ -291,4 +293,24 @@ def _check_adapter(adapter: AdapterSettings) -> None:
         raise SettingError(
             "'adapter' is described, but 'adapter.rank' is 0, which means that there is none; give "
             "it a rank, such as 32, or leave the section out."
+        )
+
+
+def _check_one_verifier(name: Any) -> None:
+    """Raises a `SettingError` for a list of verifiers, which TRL's users may be used to."""
+    if isinstance(name, (list, tuple)):
+        raise SettingError(
+            f"'reward.verifier' names {len(cast('Sequence[Any]', name))} functions, but one has to "
+            "decide what is correct; write a function that calls them and returns "
+            "{'correct': ..., 'score': ...} for each answer."
+        )
+
+
+def _check_reward(recipe: Recipe) -> None:
+    """Raises a `SettingError` where the penalty for length begins before the first token."""
+    reward = recipe.reward
+    if reward.overlong_tokens > recipe.rollout.max_new_tokens:
+        raise SettingError(
+            f"'reward.overlong_tokens' is {reward.overlong_tokens}, more than "
+            f"'rollout.max_new_tokens' ({recipe.rollout.max_new_tokens}); lower it."
         )

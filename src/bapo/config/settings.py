@@ -197,6 +197,11 @@ class ObjectiveSettings:
         "k3 weighted by the truncated ratio to the behavior policy, or the unweighted k3",
         choices=["k3_weighted", "k3"],
     )
+    mask_truncated: bool = setting(
+        False,
+        "leave completions that were cut off at rollout.max_new_tokens out of the loss (DAPO's "
+        "overlong filtering); they still count in their group's mean",
+    )
     enforce_bound: bool = setting(
         False,
         "after the update, take back as much of the step as is needed to stay in the trust region",
@@ -223,6 +228,9 @@ class RolloutSettings:
     max_prompt_tokens: int = setting(1024, "longer prompts are refused before the start", low=1)
     max_new_tokens: int = setting(256, "tokens sampled at most per completion", low=1)
     stop: tuple[str, ...] = setting((), "texts that end a completion, besides the end token")
+    chat_template_kwargs: dict[str, Any] = setting(
+        {}, "values for the model's chat template, such as {enable_thinking: false}"
+    )
     token_budget: int = setting(
         32768, "cache positions, prompt and new tokens together, in one sampling batch", low=16
     )
@@ -240,6 +248,25 @@ class RewardSettings:
     verifier: str = setting("", "module:function or file.py:function; empty means the task's own")
     correct_at: float = setting(
         1.0, "a score of at least this is correct, where scores are returned"
+    )
+    completions_as: str = setting(
+        "text",
+        "how the verifier gets answers to chat prompts: as text, or as messages, as TRL gives them",
+        choices=["text", "messages"],
+    )
+    answer_after: str = setting(
+        "",
+        "the verifier sees what follows the last of this text, such as </think>; an answer without "
+        "it is wrong; empty means that all is seen",
+    )
+    overlong_tokens: int = setting(
+        0,
+        "tokens before rollout.max_new_tokens over which a penalty on the score grows (DAPO's soft "
+        "overlong punishment); 0 means none",
+        low=0,
+    )
+    overlong_penalty: float = setting(
+        1.0, "the penalty at rollout.max_new_tokens; what is correct does not change", above=0
     )
     timeout_seconds: float = setting(5.0, "wall-clock limit for one completion", above=0)
     workers: int = setting(2, "verifier processes", low=1, high=256)

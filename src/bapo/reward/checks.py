@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bapo.errors import VerifierError
-from bapo.reward.groups import columns_of
+from bapo.reward.groups import TOKENS, columns_of
 from bapo.reward.pool import VerifierPool
 from bapo.types import Prompt, VerdictStatus
 
@@ -25,7 +25,8 @@ def column_faults(pool: VerifierPool, prompts: Sequence[Prompt]) -> dict[str, st
     given = {one.prompt_id: columns_of(one, pool.named_columns) for one in prompts}
     faults: dict[str, str] = {}
     for name, columns in given.items():
-        missing = [column for column in pool.required_columns if column not in columns]
+        needed = [column for column in pool.required_columns if column != TOKENS]
+        missing = [column for column in needed if column not in columns]
         if missing:
             faults[name] = (
                 f"the verifier '{pool.verifier}' needs the column '{missing[0]}', which it lacks; "

@@ -2,21 +2,36 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from bapo.config import RewardSettings
 from bapo.reward.pool import VerifierPool
-from bapo.types import Columns, Group, Prompt, Rollout, Verdict, VerdictStatus
+from bapo.reward.work import Answer
+from bapo.types import Columns, Completion, Group, Prompt, Rollout, Verdict, VerdictStatus
+
+TOKENS = "completion_ids"
+"""The name under which a verifier may ask for a completion's tokens, as TRL's may."""
 
 
-def verify_rollouts(pool: VerifierPool, rollouts: Sequence[Rollout]) -> list[Group]:
+def verify_rollouts(
+    pool: VerifierPool,
+    rollouts: Sequence[Rollout],
+    settings: RewardSettings | None = None,
+    max_new_tokens: int = 0,
+) -> list[Group]:
     """Verifies every completion of every rollout.
 
     A verifier that names the column `prompts`, as TRL's reward functions may, is given the
-    prompt's content: a text, or a list of `{"role": ..., "content": ...}`.
+    prompt's content: a text, or a list of `{"role": ..., "content": ...}`. One that names
+    `completion_ids` is given the tokens.
 
     Args:
         pool: An open pool.
         rollouts: Any number of them; group sizes may differ.
+        settings: What of a completion the verifier sees and in which form, and what its length
+            costs; as the pool's by default.
+        max_new_tokens: At which length the whole penalty holds; not needed without one.
 
     Returns:
         One group for each rollout, in order.
@@ -24,14 +39,65 @@ def verify_rollouts(pool: VerifierPool, rollouts: Sequence[Rollout]) -> list[Gro
     Raises:
         VerifierError: The verifier can no longer be started.
     """
-    items: list[tuple[str, Columns]] = []
+    settings = settings or pool.settings
+    items: list[tuple[Answer, Columns]] = []
     for rollout in rollouts:
         columns = columns_of(rollout.prompt, pool.named_columns)
-        items.extend((completion.text, columns) for completion in rollout.completions)
+        for completion in rollout.completions:
+            text = _seen(completion.text, settings.answer_after)
+            if text is not None:
+                given = _with_tokens(columns, completion, pool.named_columns)
+                items.append((_as_given(text, rollout.prompt, settings), given))
     verdicts = iter(pool.verify(items))
-    return [
-        Group(rollout, tuple(next(verdicts) for _ in rollout.completions)) for rollout in rollouts
-    ]
+    groups: list[Group] = []
+    for rollout in rollouts:
+        found: list[Verdict] = []
+        for completion in rollout.completions:
+            unseen = _seen(completion.text, settings.answer_after) is None
+            verdict = _unanswered(settings.answer_after) if unseen else next(verdicts)
+            found.append(_for_length(verdict, completion, settings, max_new_tokens))
+        groups.append(Group(rollout, tuple(found)))
+    return groups
+
+
+def _seen(text: str, marker: str) -> str | None:
+    """What the verifier sees of a completion: all, or what follows the last marker, if any does."""
+    if not marker:
+        return text
+    _, found, after = text.rpartition(marker)
+    return after if found else None
+
+
+def _unanswered(marker: str) -> Verdict:
+    """The verdict on a completion that never came to its answer: wrong, and nobody's failure."""
+    return Verdict(False, 0.0, detail=f"There is no answer, as {marker!r} never came.")
+
+
+def _as_given(text: str, prompt: Prompt, settings: RewardSettings) -> Answer:
+    if settings.completions_as == "text" or isinstance(prompt.content, str):
+        return text
+    return [{"role": "assistant", "content": text}]
+
+
+def _with_tokens(columns: Columns, completion: Completion, named: Sequence[str]) -> Columns:
+    if TOKENS not in named or TOKENS in columns:
+        return columns
+    return {**columns, TOKENS: completion.token_ids.tolist()}
+
+
+def _for_length(
+    verdict: Verdict, completion: Completion, settings: RewardSettings, max_new_tokens: int
+) -> Verdict:
+    """The verdict with a score that falls over the last tokens before the limit.
+
+    References:
+        DAPO's soft overlong punishment (arXiv 2503.14476, equation 13).
+    """
+    over = len(completion.token_ids) - (max_new_tokens - settings.overlong_tokens)
+    if not settings.overlong_tokens or over <= 0 or verdict.status is not VerdictStatus.OK:
+        return verdict
+    share = min(1.0, over / settings.overlong_tokens)
+    return replace(verdict, score=verdict.score - settings.overlong_penalty * share)
 
 
 def columns_of(prompt: Prompt, named: Sequence[str]) -> Columns:

@@ -27,14 +27,15 @@ class Interface(NamedTuple):
         named: Columns that it names.
         required: Those of them without a default.
         takes_any: Whether it takes every column (`**columns`).
-        golden: `(completion, columns, expected_correct)` from its module's `GOLDEN`.
+        golden: `(completion, columns, expected_correct)` from its module's `GOLDEN`; a completion
+            is a text or a list of messages.
         checks_columns: Whether its module has a `check_columns`.
     """
 
     named: list[str]
     required: list[str]
     takes_any: bool
-    golden: list[tuple[str, dict[str, Any], bool]]
+    golden: list[tuple[Any, dict[str, Any], bool]]
     checks_columns: bool
 
 
@@ -150,12 +151,13 @@ def _columns_of(function: Callable[..., Any], name: str) -> tuple[list[str], lis
     return [p.name for p in columns], required, takes_any
 
 
-def _golden_cases(cases: Any, name: str) -> list[tuple[str, dict[str, Any], bool]]:
+def _golden_cases(cases: Any, name: str) -> list[tuple[Any, dict[str, Any], bool]]:
     """The module's `GOLDEN`, checked."""
-    checked: list[tuple[str, dict[str, Any], bool]] = []
+    checked: list[tuple[Any, dict[str, Any], bool]] = []
     for case in cast("list[Any]", cases) if isinstance(cases, (list, tuple)) else [cases]:
         match case:
-            case (str(completion), columns, bool(expected)) if isinstance(columns, dict):
+            case ((str() | list()) as given, columns, bool(expected)) if isinstance(columns, dict):
+                completion = cast("Any", given)
                 checked.append((completion, cast("dict[str, Any]", columns), expected))
             case _:
                 raise LoadError(

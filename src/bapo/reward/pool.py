@@ -18,7 +18,7 @@ from bapo.reward.latency import LatencyLog, SlowSample
 from bapo.reward.loading import LoadError, resolve_name
 from bapo.reward.process import WorkerProcess, kill_marked
 from bapo.reward.protocol import ProtocolError, frame
-from bapo.reward.work import Item, Ticket, WorkQueue
+from bapo.reward.work import Answer, Item, Ticket, WorkQueue
 from bapo.types import Columns, Verdict, VerdictStatus
 
 FILE_MEGABYTES: Final = 64
@@ -85,7 +85,7 @@ class VerifierPool:
         self, verifier: str, settings: RewardSettings, *, start_seconds: float = 60.0
     ) -> None:
         self.verifier = verifier
-        self._settings = settings
+        self.settings = settings
         self._start_seconds = start_seconds
         try:
             resolved = resolve_name(verifier)
@@ -112,7 +112,7 @@ class VerifierPool:
         self._start_failures = _START_FAILURES - 1  # at the start, the first failure is final
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
-            for _ in range(self._settings.workers):
+            for _ in range(self.settings.workers):
                 self._start_worker()
             while not all(worker.ready for worker in self._workers):
                 self._advance(wait=True)
@@ -129,7 +129,7 @@ class VerifierPool:
         self.close()
 
     @property
-    def golden_cases(self) -> list[tuple[str, dict[str, Any], bool]]:
+    def golden_cases(self) -> list[tuple[Answer, dict[str, Any], bool]]:
         """`(completion, columns, expected_correct)` from `GOLDEN` beside the verifier."""
         cases = cast("list[list[Any]]", self._interface.get("golden", []))
         return [(case[0], case[1], case[2]) for case in cases]
@@ -154,7 +154,7 @@ class VerifierPool:
         """The process ids of the workers there are now."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def verify(self, items: Sequence[tuple[str, Columns]]) -> list[Verdict]:
+    def verify(self, items: Sequence[tuple[Answer, Columns]]) -> list[Verdict]:
         """Verifies completions.
 
         Args:
@@ -168,7 +168,7 @@ class VerifierPool:
         """
         return self.collect(self.submit(items))
 
-    def submit(self, items: Sequence[tuple[str | None, Columns]]) -> Ticket:
+    def submit(self, items: Sequence[tuple[Answer | None, Columns]]) -> Ticket:
         """Hands items over and returns at once; without a completion, columns are checked."""
         self._opened()
         ticket = self._queue.submit(items)
@@ -199,7 +199,7 @@ class VerifierPool:
 
     def metrics(self) -> dict[str, int | float | None]:
         """Totals of the pool's life: verdicts by status, latency percentiles, workers replaced."""
-        replaced = max(0, self._started - self._settings.workers)
+        replaced = max(0, self._started - self.settings.workers)
         return {**self._log.metrics(), "verifier_workers_replaced": replaced}
 
     def slowest(self) -> tuple[SlowSample, ...]:
@@ -238,7 +238,7 @@ class VerifierPool:
         return max(0.0, min([_LOOK_SECONDS, *limits]))
 
     def _limit(self, worker: _Worker) -> float:
-        seconds = self._settings.timeout_seconds if worker.ready else self._start_seconds
+        seconds = self.settings.timeout_seconds if worker.ready else self._start_seconds
         return worker.since + seconds
 
     def _dispatch(self) -> None:
@@ -251,7 +251,7 @@ class VerifierPool:
         for worker in [worker for worker in self._workers if worker.idle]:
             if queue.has_doubtful and worker.answered == 0:
                 self._hand_out(worker, queue.next_doubtful())
-            elif worker.answered >= self._settings.recycle_after:
+            elif worker.answered >= self.settings.recycle_after:
                 self._replace(worker)
             elif queue.has_pending:
                 self._hand_out(worker, queue.next_chunk(len(self._workers)))
@@ -313,7 +313,7 @@ class VerifierPool:
                 float(milliseconds),
                 [str(status), correct, float(score), str(detail), bool(out_of_memory)],
             ] if status in _STATUSES:
-                right = score >= self._settings.correct_at if correct is None else correct is True
+                right = score >= self.settings.correct_at if correct is None else correct is True
                 verdict = Verdict(right, score, VerdictStatus(status), milliseconds, detail)
                 return verdict, number, out_of_memory
             case _:
@@ -339,7 +339,7 @@ class VerifierPool:
                 "seconds; do less when it is imported.",
             )
             return
-        limit = self._settings.timeout_seconds
+        limit = self.settings.timeout_seconds
         detail = f"The verifier ran for more than {limit:g} s and was killed."
         seconds = time.monotonic() - worker.since
         verdict = Verdict(False, 0.0, VerdictStatus.TIMEOUT, seconds * 1000.0, detail)
@@ -383,7 +383,7 @@ class VerifierPool:
 
     def _start_worker(self) -> None:
         try:
-            process = WorkerProcess(self._setup, self._marker, self._settings.pass_environment)
+            process = WorkerProcess(self._setup, self._marker, self.settings.pass_environment)
         except OSError as error:
             self.close()
             raise VerifierError(

@@ -2,8 +2,8 @@
 
     pool -> worker   the setup, once: a mapping, see `bapo.reward.worker`
     worker -> pool   {"interface": {...}} or {"failed": sentence}, once
-    pool -> worker   [[item, completion, columns], ...], a chunk; without a completion (null) the
-                     columns themselves are to be checked
+    pool -> worker   [[item, completion, columns], ...], a chunk; a completion is a text or a list
+                     of messages; without one (null) the columns themselves are to be checked
     worker -> pool   [item, milliseconds, [status, correct, score, detail, out_of_memory]], for
                      each item of the chunk in order, as soon as it is known
 

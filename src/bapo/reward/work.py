@@ -9,6 +9,9 @@ from typing import Final
 from bapo.reward.latency import LatencyLog
 from bapo.types import Columns, Verdict, VerdictStatus
 
+Answer = str | list[dict[str, str]]
+"""A completion as a verifier is given it: a text, or messages of a chat."""
+
 _CHUNK_SECONDS: Final = 0.02
 _CHUNK_ITEMS: Final = 64
 _MEAN_WEIGHT: Final = 0.05
@@ -72,11 +75,11 @@ class WorkQueue:
         """Whether items wait that only a fresh worker may run, alone."""
         return bool(self._doubtful)
 
-    def submit(self, items: Sequence[tuple[str | None, Columns]]) -> Ticket:
+    def submit(self, items: Sequence[tuple[Answer | None, Columns]]) -> Ticket:
         """Takes items in; one whose columns are not JSON values is `error` at once."""
         ticket = Ticket([None] * len(items), len(items))
         for place, (completion, columns) in enumerate(items):
-            item = Item(self._next_number, ticket, place, completion)
+            item = Item(self._next_number, ticket, place, _text_of(completion))
             self._next_number += 1
             try:
                 body = json.dumps((item.number, completion, dict(columns)), separators=(",", ":"))
@@ -134,3 +137,9 @@ class WorkQueue:
         """Forgets everything that waits."""
         self._pending.clear()
         self._doubtful.clear()
+
+
+def _text_of(answer: Answer | None) -> str | None:
+    if isinstance(answer, list):
+        return "\n".join(turn["content"] for turn in answer)
+    return answer

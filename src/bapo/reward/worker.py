@@ -87,7 +87,7 @@ def serve(channel: int, verifier: Verifier) -> None:
     own_process = os.getpid()
     while True:
         try:
-            chunk = cast("list[tuple[int, str | None, dict[str, Any]]]", read_message(channel))
+            chunk = cast("list[tuple[int, Any, dict[str, Any]]]", read_message(channel))
         except EOFError:
             return
         for item, completion, columns in chunk:
@@ -105,10 +105,17 @@ def serve(channel: int, verifier: Verifier) -> None:
 def verify_one(
     function: Callable[..., Any],
     interface: Interface,
-    completion: str,
+    completion: Any,
     columns: dict[str, Any],
 ) -> Outcome:
-    """Calls the verifier on one completion; whatever it does but die or hang becomes an outcome."""
+    """Calls the verifier on one completion; whatever it does but die or hang becomes an outcome.
+
+    Args:
+        function: The verifier.
+        interface: What it takes.
+        completion: A text, or a list of `{"role": ..., "content": ...}`.
+        columns: Of its prompt.
+    """
     missing = [name for name in interface.required if name not in columns]
     if missing:
         return error(f"The verifier needs the column '{missing[0]}', which this prompt lacks.")

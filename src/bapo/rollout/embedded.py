@@ -87,6 +87,7 @@ class EmbeddedEngine:
             policy.max_positions,
             settings.max_new_tokens,
             pictures,
+            settings.chat_template_kwargs,
         )
         return cls(policy.model, encoder, settings, compact_below=compact_below, fast=fast)
 

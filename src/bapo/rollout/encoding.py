@@ -1,6 +1,7 @@
 """Turns prompts into token ids and completions back into text."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class PromptEncoder:
         max_positions: int | None,
         max_new_tokens: int,
         pictures: PictureReader | None = None,
+        chat_values: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes an encoder.
 
@@ -38,12 +40,23 @@ class PromptEncoder:
             max_positions: Positions of the model; None where it sets no limit.
             max_new_tokens: The setting of that name; prompt and completion share the positions.
             pictures: Encodes the prompts of an image-text model; None for a model of text alone.
+            chat_values: `rollout.chat_template_kwargs`: variables of the chat template.
 
         Raises:
-            SettingError: The new tokens alone fill the model's positions.
+            SettingError: The new tokens alone fill the model's positions, or a value has the name
+                of an argument that is not the template's.
         """
         self.tokenizer = tokenizer
         self.pictures = pictures
+        self._chat_values = dict(chat_values or {})
+        taken = inspect.signature(tokenizer.apply_chat_template).parameters
+        for name in self._chat_values:
+            if name in taken:
+                raise SettingError(
+                    f"'rollout.chat_template_kwargs' has the name '{name}', which is an argument "
+                    "of apply_chat_template itself; give variables of the template alone, such as "
+                    "enable_thinking."
+                )
         self.limit = max_prompt_tokens
         if max_positions is not None:
             self.limit = min(max_prompt_tokens, max_positions - max_new_tokens)
@@ -63,7 +76,7 @@ class PromptEncoder:
                 pictures and the model reads text alone.
         """
         if self.pictures is not None:
-            ids = self.pictures.token_ids(prompt, self._start)
+            ids = self.pictures.token_ids(prompt, self._start, self._chat_values)
         elif prompt.images:
             raise ModelError(
                 f"The prompt '{prompt.prompt_id}' shows a picture, but the model reads text alone "
@@ -148,7 +161,11 @@ class PromptEncoder:
         messages: Any = [{"role": turn.role, "content": turn.content} for turn in chat]
         try:
             encoded: Any = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True
+                messages,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                **self._chat_values,
             )
         except TemplateError as error:  # templates run in a sandbox, which may refuse them
             raise ModelError(

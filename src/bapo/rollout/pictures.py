@@ -86,12 +86,15 @@ class PictureReader:
         self._mark = _image_text(self._processor, model.config)
         self._picture_ids = picture_token_ids(self._processor)
 
-    def token_ids(self, prompt: Prompt, start: Sequence[int]) -> list[int]:
+    def token_ids(
+        self, prompt: Prompt, start: Sequence[int], chat_values: Mapping[str, Any]
+    ) -> list[int]:
         """The token ids of a prompt, each picture in it as many tokens as the model sees.
 
         Args:
             prompt: Plain text or a chat, with pictures or without.
             start: The tokens that the tokenizer puts before every text by itself.
+            chat_values: Variables of the chat template.
 
         Raises:
             DataError: A picture cannot be read, does not fit the text, or is missing.
@@ -100,7 +103,7 @@ class PictureReader:
         if isinstance(prompt.content, str):
             text, begins = prompt.content.replace(IMAGE_MARK, self._mark), False
         else:
-            text = self._chat_text(prompt)
+            text = self._chat_text(prompt, chat_values)
             bos = self._processor.tokenizer.bos_token
             begins = bos is not None and text.startswith(bos)
         if not prompt.images:
@@ -172,7 +175,7 @@ class PictureReader:
         turned, shift = self._turns[key]
         return torch.cat((turned, places[:, last + 1 :] + shift), dim=1), shift
 
-    def _chat_text(self, prompt: Prompt) -> str:
+    def _chat_text(self, prompt: Prompt, chat_values: Mapping[str, Any]) -> str:
         template = self._processor.chat_template or self._processor.tokenizer.chat_template
         if not template:
             raise ModelError(
@@ -186,7 +189,11 @@ class PictureReader:
         ]
         try:
             return self._processor.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=True, tokenize=False
+                messages,
+                chat_template=template,
+                add_generation_prompt=True,
+                tokenize=False,
+                **chat_values,
             )
         except TemplateError as error:  # templates run in a sandbox, which may refuse them
             raise ModelError(

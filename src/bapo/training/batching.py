@@ -15,7 +15,14 @@ from torch import Tensor
 
 from bapo.config import ObjectiveSettings
 from bapo.objective import group_advantages
-from bapo.types import BatchEntry, FloatArray, ImageReference, IntArray, TrainBatch
+from bapo.types import (
+    BatchEntry,
+    FinishReason,
+    FloatArray,
+    ImageReference,
+    IntArray,
+    TrainBatch,
+)
 
 
 @dataclass(slots=True)
@@ -31,6 +38,7 @@ class Row:
         temperature: At which it was sampled.
         is_current: Whether the weights at the start of the step sampled it, so that w = 1.
         images: The pictures that the prompt shows.
+        is_learned: Whether it takes part in the loss; the bound counts it in any case.
         proximal_logps: `(T,)` under the weights at the start of the step; filled in by the learner.
         policy_logps: `(T,)` under later weights, where they were measured; for the bound only.
     """
@@ -43,6 +51,7 @@ class Row:
     temperature: float
     is_current: bool
     images: tuple[ImageReference, ...] = ()
+    is_learned: bool = True
     proximal_logps: FloatArray | None = None
     policy_logps: FloatArray | None = None
 
@@ -96,7 +105,7 @@ def rows_of_entry(entry: BatchEntry, step: int, settings: ObjectiveSettings) -> 
     Args:
         entry: A group and its source.
         step: The training step; a group sampled by weights of version `step - 1` is current.
-        settings: How advantages are scaled.
+        settings: How advantages are scaled, and whether truncated completions are learned from.
     """
     rollout = entry.group.rollout
     scores = torch.tensor([[verdict.score for verdict in entry.group.verdicts]])
@@ -113,6 +122,8 @@ def rows_of_entry(entry: BatchEntry, step: int, settings: ObjectiveSettings) -> 
             temperature=rollout.temperature,
             is_current=rollout.policy_version == step - 1,
             images=rollout.prompt.images,
+            is_learned=not settings.mask_truncated
+            or completion.finish_reason is not FinishReason.LENGTH,
         )
         for completion, advantage in zip(rollout.completions, advantages, strict=True)
     ]
@@ -172,7 +183,7 @@ def _pad(rows: Sequence[Row], pad_token_id: int, device: torch.device) -> MicroB
         tokens[index, :begin] = row.prompt
         tokens[index, begin : row.length] = row.completion
         span = slice(begin - 1 - first, row.length - 1 - first)
-        mask[index, span] = row.loss_mask
+        mask[index, span] = row.loss_mask & row.is_learned
         behavior[index, span] = row.behavior_logps
         if row.proximal_logps is not None:
             proximal[index, span] = row.proximal_logps

@@ -333,3 +333,15 @@ def test_the_defaults_are_the_papers():
     assert (objective.clip_low, objective.clip_high, objective.importance_cap) == (0.2, 0.28, 3)
     assert resolve().rollout.group_size == 8
     assert resolve().training.learning_rate == 1e-6
+
+
+def test_a_list_of_verifiers_is_refused_with_the_way_to_join_them():
+    said = message(reward={"verifier": ["a:b", "c:d"]})
+    assert said.startswith("'reward.verifier' names 2 functions, but one has to decide")
+
+
+def test_a_penalty_for_length_cannot_begin_before_the_first_token():
+    said = message("reward.overlong_tokens=300", "rollout.max_new_tokens=256")
+    assert said == (
+        "'reward.overlong_tokens' is 300, more than 'rollout.max_new_tokens' (256); lower it."
+    )

@@ -82,3 +82,28 @@ def test_empty_prompts_and_an_empty_list_are_refused():
         encoder().check([Prompt("a", "1", {}), Prompt("blank", "", {})])
     with pytest.raises(DataError, match="There are no prompts"):
         encoder().check([])
+
+
+THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}){% endif %}"
+
+
+def chat_encoder(**values):
+    tokenizer = character_tokenizer("123+u()a")
+    tokenizer.chat_template = THINKING
+    return PromptEncoder(tokenizer, 100, None, 5, values)
+
+
+def test_values_of_the_recipe_reach_the_chat_template():
+    for values, text in (
+        ({}, "u(1+2)a(3)a("),
+        ({"enable_thinking": True}, "u(1+2)a(3)a("),
+        ({"enable_thinking": False}, "u(1+2)a(3)a()"),
+    ):
+        made = chat_encoder(**values)
+        assert made.decode(made.encode(CHAT)) == text
+
+
+@pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt"])
+def test_an_argument_that_is_not_the_templates_is_refused(name):
+    with pytest.raises(SettingError, match=f"has the name '{name}', which is an argument of"):
+        chat_encoder(**{name: False})

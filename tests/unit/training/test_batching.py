@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from bapo.config import ObjectiveSettings
 from bapo.training.batching import Row, micro_batches, mini_batches, rows_of_entry
-from bapo.types import BatchEntry, Source
-from tests.builders import make_batch, make_group
+from bapo.types import BatchEntry, FinishReason, Group, Source
+from tests.builders import make_batch, make_completion, make_group, make_rollout, make_verdicts
 
 CPU = torch.device("cpu")
 
@@ -158,3 +158,18 @@ def test_a_group_stands_in_one_mini_batch_with_all_its_completions():
         expected = [one for i in names for one in groups[i].rollout.completions]
         pairs = zip(rows, expected, strict=True)
         assert all(row.completion is one.token_ids for row, one in pairs)
+
+
+def test_truncated_completions_stay_out_of_the_loss_but_count_in_their_groups_mean():
+    cut = make_completion([5, 6], finish_reason=FinishReason.LENGTH)
+    rollout = make_rollout(completions=[make_completion([5, 2]), cut])
+    entry = BatchEntry(Group(rollout, make_verdicts("10")), Source.FRESH)
+    for settings, mask in (
+        (ObjectiveSettings(), [[1, 1], [1, 1]]),
+        (ObjectiveSettings(mask_truncated=True), [[1, 1], [0, 0]]),
+    ):
+        rows = rows_of_entry(entry, 1, settings)
+        assert [round(row.advantage, 3) for row in rows] == [1.0, -1.0]
+        assert all(row.loss_mask.all() for row in rows)  # the bound counts every token
+        (micro,) = micro_batches(rows, 100, 0, CPU)
+        assert micro.mask[:, -2:].int().tolist() == mask
