@@ -14,8 +14,10 @@ from bapo.errors import ModelError
 from bapo.rollout import add_adapter, has_adapter, load_policy, merge_adapter, save_adapter
 from bapo.rollout.decoder import supports
 from bapo.rollout.embedded import EmbeddedEngine
+from bapo.rollout.engine import ScoreRow
 from bapo.rollout.versions import VersionedWeights
 from bapo.types import Prompt
+from tests.picture_models import figure_prompts, loaded_picture_policy, picture_engine
 from tests.rollout_models import character_tokenizer, save_policy, tiny_engine, tiny_model
 from tests.rollout_models import tiny_policy as plain_policy
 
@@ -266,9 +268,26 @@ def test_four_bits_on_a_cpu_are_refused(tmp_path, monkeypatch):
 def test_an_engine_scores_with_the_published_adapter(tmp_path):
     policy = adapted(tmp_path)
     engine: EmbeddedEngine = tiny_engine(policy)
-    row = (np.array([3, 4], np.int32), np.array([5, 9], np.int32))
+    row = ScoreRow(np.array([3, 4], np.int32), np.array([5, 9], np.int32))
     now = engine.score([row], version=0)[0]
     silent = {n: torch.zeros_like(p) for n, p in policy.model.named_parameters() if p.requires_grad}
     engine.publish(1, silent)
     assert np.abs(engine.score([row], version=1)[0] - now).max() > 1e-3
     assert np.array_equal(engine.score([row], version=0)[0], now)
+
+
+def test_an_image_text_model_takes_an_adapter_and_reads_pictures_with_it(tmp_path):
+    policy = loaded_picture_policy(tmp_path, "llava")
+    add_adapter(policy.model, policy.base, AdapterSettings(rank=2), seed=0)
+    for name, value in policy.model.named_parameters():
+        if "lora_B" in name:
+            value.data.fill_(0.05)
+    engine = picture_engine(policy)
+    rollouts = engine.sample(
+        figure_prompts(2), version=0, group_size=2, step=1, seed=0, temperature=1.0
+    )
+    for one in rollouts:
+        made = one.completions[0]
+        row = ScoreRow(one.prompt_token_ids, made.token_ids, one.prompt.images)
+        (scored,) = engine.score([row], version=0)
+        assert np.abs(scored - made.behavior_logps).max() < 1e-5

@@ -4,7 +4,10 @@ from tokenizers.processors import TemplateProcessing
 
 from bapo.errors import DataError, ModelError, SettingError
 from bapo.rollout.encoding import PromptEncoder
+from bapo.rollout.pictures import PictureReader
+from bapo.tasks import open_image
 from bapo.types import ChatMessage, Prompt
+from tests.picture_models import figure_prompts, loaded_picture_policy
 from tests.rollout_models import character_tokenizer
 
 CHAT = Prompt("chat", (ChatMessage("user", "1+2"), ChatMessage("assistant", "3")), {})
@@ -90,7 +93,7 @@ THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking 
 def chat_encoder(**values):
     tokenizer = character_tokenizer("123+u()a")
     tokenizer.chat_template = THINKING
-    return PromptEncoder(tokenizer, 100, None, 5, values)
+    return PromptEncoder(tokenizer, 100, None, 5, chat_values=values)
 
 
 def test_values_of_the_recipe_reach_the_chat_template():
@@ -107,3 +110,14 @@ def test_values_of_the_recipe_reach_the_chat_template():
 def test_an_argument_that_is_not_the_templates_is_refused(name):
     with pytest.raises(SettingError, match=f"has the name '{name}', which is an argument of"):
         chat_encoder(**{name: False})
+
+
+def test_values_reach_the_template_of_a_processor_too(tmp_path):
+    policy = loaded_picture_policy(tmp_path, "llava")
+    processor = policy.processor
+    processor.chat_template += "{% if not enable_thinking | default(true) %}12{% endif %}"
+    reader = PictureReader(processor, policy.model, open_image)
+    (prompt, *_) = figure_prompts(1)
+    for values, end in (({}, ">"), ({"enable_thinking": False}, ">12")):
+        made = PromptEncoder(policy.tokenizer, 200, None, 5, reader, values)
+        assert made.decode(made.encode(prompt)).endswith(end)
