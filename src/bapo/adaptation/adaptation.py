@@ -60,6 +60,11 @@ class Adaptation:
         """The prompts that were retired and never had a right answer, in order of retirement."""
         return self._hard.suspects
 
+    @property
+    def reusable(self) -> tuple[Group, ...]:
+        """The groups in the reuse buffer, oldest first, inside the band or not."""
+        return self._reuse.groups
+
     def missing_fresh(self, fresh: Sequence[Group]) -> int:
         """How many informative fresh groups are missing to B; 0 where nothing is filtered.
 
@@ -107,6 +112,16 @@ class Adaptation:
             band=band,
             refused=refused,
         )
+
+    def abandon(self, step: int, fresh: Sequence[Group], retried: Sequence[Group]) -> Composition:
+        """The composition of a step that stops the run: an empty batch, and every group's fate.
+
+        Args:
+            step: The training step, from 1.
+            fresh: The groups sampled from the behavior policy.
+            retried: The groups sampled from the current policy.
+        """
+        return self._composer.abandon(step, fresh, retried, self.band)
 
     def observe(
         self, step: int, fresh: Sequence[Group], retried: Sequence[Group]

@@ -123,4 +123,5 @@ class PolicyStrength:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over the state that `state_dict` gave."""
-        self._mean = state["mean"]
+        mean = state["mean"]
+        self._mean = None if mean is None else float(mean)

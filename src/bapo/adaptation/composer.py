@@ -91,6 +91,17 @@ class Composer:
             draft.skip()
         return Composition(TrainBatch(step, tuple(draft.entries)), tuple(draft.fates), band)
 
+    def abandon(
+        self, step: int, fresh: Sequence[Group], retried: Sequence[Group], band: Band
+    ) -> Composition:
+        """An empty batch; groups that could have been trained on were given up with the run."""
+        draft = _Draft(self._batch_groups)
+        for source, groups in ((Source.FRESH, fresh), (Source.RETRIED, retried)):
+            for group in groups:
+                lost = GroupOutcome.RUN_STOPPED if group.is_verified else GroupOutcome.UNVERIFIED
+                draft.offer(group, source, lost)
+        return Composition(TrainBatch(step, ()), tuple(draft.fates), band)
+
     def _draw_order(self, step: int, count: int) -> list[int]:
         """A uniformly random order of `count` groups, a function of seed and step."""
         sequence = np.random.SeedSequence([self._seed, _REUSE_STREAM, step])

@@ -209,11 +209,11 @@ class HardBuffer:
         self._entries.clear()
         self._bytes = 0
         for item in state["entries"]:
-            self._put(prompt_from_tree(item["prompt"]), item["rate"])
-        self._failed_retries = dict(state["failed_retries"])
+            self._put(prompt_from_tree(item["prompt"]), float(item["rate"]))
+        self._failed_retries = {name: int(count) for name, count in state["failed_retries"].items()}
         self._ever_right = set(state["ever_right"])
         self._retired = {item["prompt_id"]: SuspectPrompt(**item) for item in state["retired"]}
-        self._evicted_last_step = state["evicted_last_step"]
+        self._evicted_last_step = int(state["evicted_last_step"])
 
 
 def _event(kind: BufferEventKind, prompt_id: str, step: int, rate: float) -> BufferEvent:

@@ -21,6 +21,7 @@ class GroupOutcome(StrEnum):
     REFUSED = "refused"
     BATCH_SKIPPED = "batch_skipped"
     UPDATE_SKIPPED = "update_skipped"
+    RUN_STOPPED = "run_stopped"
 
 
 @dataclass(frozen=True, slots=True)

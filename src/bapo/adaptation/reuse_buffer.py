@@ -56,6 +56,11 @@ class ReuseBuffer:
         return len(self._entries)
 
     @property
+    def groups(self) -> tuple[Group, ...]:
+        """All of them, oldest first."""
+        return tuple(entry.group for entry in self._entries)
+
+    @property
     def bytes(self) -> int:
         """What the groups take; see `group_bytes`."""
         return self._bytes
@@ -126,13 +131,17 @@ class ReuseBuffer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over the state that `state_dict` gave."""
+        """Takes over the state that `state_dict` gave.
+
+        Raises:
+            ValueError: The groups are not what `groups_to_tree` writes.
+        """
         groups = groups_from_tree(state["groups"])
         self._entries.clear()
         self._bytes = 0
         for step, group in zip(state["entered"], groups, strict=True):
-            self._append(_entry(step, group))
-        self._evicted_last_step = state["evicted_last_step"]
+            self._append(_entry(int(step), group))
+        self._evicted_last_step = int(state["evicted_last_step"])
 
 
 def _entry(step: int, group: Group) -> _Entry:

@@ -90,7 +90,12 @@ def groups_to_tree(groups: Sequence[Group]) -> Tree:
 
 
 def groups_from_tree(tree: Mapping[str, Any]) -> list[Group]:
-    """The groups that `groups_to_tree` wrote; they own their arrays."""
+    """The groups that `groups_to_tree` wrote; they own their arrays.
+
+    Raises:
+        ValueError: The arrays do not fit together: no run has written this.
+    """
+    _check(tree)
     completions, verdicts = _completions(tree), _verdicts(tree)
     prompt_tokens = _parts(tree["prompt_token_ids"], tree["prompt_lengths"])
     return [
@@ -114,6 +119,35 @@ def groups_from_tree(tree: Mapping[str, Any]) -> list[Group]:
             strict=True,
         )
     ]
+
+
+def _check(tree: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` where arrays have another type or other lengths than they say."""
+    completions = int(tree["group_sizes"].sum())
+    tokens, prompt_tokens = int(tree["lengths"].sum()), int(tree["prompt_lengths"].sum())
+    groups = len(tree["prompts"])
+    expected: dict[str, tuple[npt.DTypeLike, int]] = {
+        "group_sizes": (np.int64, groups),
+        "prompt_lengths": (np.int64, groups),
+        "prompt_token_ids": (np.int32, prompt_tokens),
+        "policy_versions": (np.int64, groups),
+        "steps": (np.int64, groups),
+        "temperatures": (np.float64, groups),
+        "lengths": (np.int64, completions),
+        "token_ids": (np.int32, tokens),
+        "behavior_logps": (np.float32, tokens),
+        "loss_mask": (np.bool_, tokens),
+        "correct": (np.bool_, completions),
+        "scores": (np.float64, completions),
+        "milliseconds": (np.float64, completions),
+    }
+    for name, (dtype, count) in expected.items():
+        if tree[name].dtype != dtype or tree[name].shape != (count,):
+            raise ValueError(f"'{name}' is {tree[name].dtype} {tree[name].shape}")
+    if groups and min(tree["group_sizes"].min(), tree["lengths"].min()) < 1:
+        raise ValueError("a group or a completion is empty")
+    if any(len(tree[name]) != completions for name in ("finish_reasons", "texts", "statuses")):
+        raise ValueError("texts or verdicts are missing")
 
 
 def _completions(tree: Mapping[str, Any]) -> Iterator[Completion]:

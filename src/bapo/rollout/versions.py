@@ -194,9 +194,16 @@ class DelayedPolicy:
         return {"version": self._version, "weights": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave; the tensors are copied."""
-        self._version = state["version"]
-        self._weights = {name: tensor.clone() for name, tensor in state["weights"].items()}
+        """Takes back what `state_dict` gave; the tensors are copied.
+
+        Raises:
+            ValueError: A delayed policy lacks its weights, or one that is not delayed has some.
+        """
+        version, weights = state["version"], state["weights"]
+        if bool(weights) != (self._sync_every > 1 and version is not None):
+            raise ValueError(f"version {version!r} with {len(weights)} weights")
+        self._version = None if version is None else int(version)
+        self._weights = {name: tensor.clone() for name, tensor in weights.items()}
 
     def metrics(self) -> dict[str, int]:
         """The version sampled from; empty before the first sync."""

@@ -5,7 +5,8 @@ References: DESIGN.md, Run folder; docs/reliability.md says what is promised.
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +22,8 @@ _PREFIX = "step-"
 _WRITING = ".writing-"
 _REMOVING = ".removing-"
 _REJECTED = "rejected-"
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""What taking back a tree of another shape raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,30 @@ class Checkpoint:
             raise CheckpointError(f"it has no '{name}'")
         try:
             return read_tree(self.path, name)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise CheckpointError(
                 f"The checkpoint '{self.path}' has a '{name}' that no run has written; remove the "
                 "checkpoint, and do not trust the folder."
+            ) from error
+
+    @contextmanager
+    def used(self, name: str) -> Iterator[None]:
+        """A block that uses a tree which verified, but need not be what this version writes.
+
+        Args:
+            name: The tree.
+
+        Raises:
+            CheckpointError: The tree lacks something, or has something of another type or shape.
+        """
+        try:
+            yield
+        except _MISFITS as error:
+            raise CheckpointError(
+                f"The checkpoint '{self.path}' is whole, but its '{name}' is not what this version "
+                f"of bapo writes for this run ({type(error).__name__}: {error!s:.99}); resume with "
+                "the version that environment.json names, or remove the checkpoint to go on from "
+                "the one before."
             ) from error
 
 

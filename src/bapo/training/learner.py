@@ -198,7 +198,12 @@ class Learner:
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Puts back what `state_dict` gave.
+
+        Raises:
+            ValueError: It is the state of another optimizer, or of other parameters.
+        """
+        _check_optimizer_state(state, self._optimizer)
         self._optimizer.load_state_dict(dict(state))
 
     def _fill_proximal(self, rows: Sequence[Row], report: UpdateReport) -> None:
@@ -340,3 +345,17 @@ def _add(sums: dict[str, float], added: Iterable[Mapping[str, Tensor]]) -> None:
     for part in added:
         for name in sums:
             sums[name] += float(part[name])
+
+
+def _check_optimizer_state(state: Mapping[str, Any], optimizer: Any) -> None:
+    """Raises a `ValueError` where AdamW would fail, or go on with what is not its own, later."""
+    groups, own = state["param_groups"], optimizer.state_dict()["param_groups"]
+    for theirs, ours in zip(groups, own, strict=True):
+        if {**theirs, "lr": ours["lr"]} != ours:
+            raise ValueError("other settings of the optimizer")
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for place, moments in state["state"].items():
+        shape = parameters[place].shape
+        expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if {name: moment.shape for name, moment in moments.items()} != expected:
+            raise ValueError(f"other moments of parameter {place}")

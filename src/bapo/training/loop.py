@@ -78,18 +78,11 @@ class StoppedStepError(RunStoppedError):
 
     Args:
         sentence: Why.
-        quarantine: As in `StepRecord`.
-        record: Of the whole step; None where it was not finished.
+        record: Of the step.
     """
 
-    def __init__(
-        self,
-        sentence: str,
-        quarantine: tuple[Mapping[str, Any], ...],
-        record: StepRecord | None = None,
-    ) -> None:
+    def __init__(self, sentence: str, record: StepRecord) -> None:
         super().__init__(sentence)
-        self.quarantine = quarantine
         self.record = record
 
 
@@ -141,14 +134,30 @@ class Loop:
         self._between = {}
         fresh = self._sample_fresh(step, clock)
         retried = self._ask_again(step, clock)
-        quarantine = verdict_lines(step, fresh, retried)
-        self._check_verdicts(step, [*fresh, *retried], quarantine)
+        sampled = _Sampled(step, fresh, retried)
+        if reason := self._too_many_lost(sampled):
+            raise StoppedStepError(reason, self._abandon(sampled, clock))
         composition = self._compose(step, fresh, retried, clock)
         update = self.learner.update(composition.batch)
+        record = self._finish(sampled, composition, update, clock)
+        self._check_finite(update, record)
+        return record
+
+    def _finish(
+        self,
+        sampled: "_Sampled",
+        composition: Composition,
+        update: UpdateReport,
+        clock: "_Clock",
+        learned: bool = True,
+    ) -> StepRecord:
+        """Lets adaptation see the step, counts it, and gives what it leaves behind."""
+        step, fresh, retried = sampled.step, sampled.fresh, sampled.retried
         clock.add("proximal", update.seconds_proximal)
         clock.add("update", update.seconds_update)
         with clock.phase("adaptation"):
-            events = self.adaptation.observe(step, fresh, retried)
+            seen = (fresh, retried) if learned else ([], [])
+            events = self.adaptation.observe(step, *seen)
             self.adaptation.observe_distances(
                 update.distances.get(Source.FRESH), update.distances.get(Source.REUSED)
             )
@@ -165,9 +174,17 @@ class Loop:
                 seconds=clock.seconds,
             )
         )
-        record = StepRecord(metrics, composition, events, quarantine)
-        self._check_finite(update, record)
-        return record
+        return StepRecord(metrics, composition, events, verdict_lines(step, fresh, retried))
+
+    def _abandon(self, sampled: "_Sampled", clock: "_Clock") -> StepRecord:
+        """Ends a step whose verdicts cannot be trusted: it is counted, and nothing comes of it.
+
+        The groups are neither learned from nor shown to adaptation; what expires, expires. The run
+        ends here without a checkpoint, and a resumed one does the step again.
+        """
+        composition = self.adaptation.abandon(sampled.step, sampled.fresh, sampled.retried)
+        update = self.learner.update(composition.batch)
+        return self._finish(sampled, composition, update, clock, learned=False)
 
     def _compose(
         self, step: int, fresh: list[Group], retried: list[Group], clock: "_Clock"
@@ -236,22 +253,22 @@ class Loop:
         with clock.phase("reward"):
             return self.verify(rollouts)
 
-    def _check_verdicts(
-        self, step: int, groups: Sequence[Group], quarantine: tuple[Mapping[str, Any], ...]
-    ) -> None:
+    def _too_many_lost(self, sampled: "_Sampled") -> str | None:
+        """Why the run has to stop for a step's verdicts, or None where it need not."""
+        groups = [*sampled.fresh, *sampled.retried]
         verdicts = [verdict for group in groups for verdict in group.verdicts]
         bad = [verdict for verdict in verdicts if verdict.status is not VerdictStatus.OK]
         # One bad verdict costs its whole group, so few bad verdicts can cost most groups.
         lost = sum(not group.is_verified for group in groups)
         limit = self.recipe.reward.max_invalid_share
-        if lost and lost / len(groups) > limit:
-            raise StoppedStepError(
-                f"The run stopped at step {step}: {len(bad)} of {len(verdicts)} verdicts are not "
-                f"ok, which costs {lost} of {len(groups)} groups, more than "
-                f"'reward.max_invalid_share' ({limit:g}) allows; the first one is "
-                f"{bad[0].status.value}: {bad[0].detail}",
-                quarantine,
-            )
+        if not lost or lost / len(groups) <= limit:
+            return None
+        return (
+            f"The run stopped at step {sampled.step}: {len(bad)} of {len(verdicts)} verdicts are "
+            f"not ok, which costs {lost} of {len(groups)} groups, more than "
+            f"'reward.max_invalid_share' ({limit:g}) allows; the first one is "
+            f"{bad[0].status.value}: {bad[0].detail}"
+        )
 
     def _check_finite(self, update: UpdateReport, record: StepRecord) -> None:
         if update.nonfinite:
@@ -264,7 +281,6 @@ class Loop:
                 f"The run stopped at step {self.step}: loss or gradient was not finite in {limit} "
                 "steps in a row; lower 'training.learning_rate', or look at the model's number "
                 "type.",
-                record.quarantine,
                 record,
             )
 
@@ -276,6 +292,15 @@ class Loop:
         """Puts back what `state_dict` gave."""
         self.step = int(state["step"])
         self._nonfinite_in_a_row = int(state["nonfinite_in_a_row"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """What one step has sampled, verified or not."""
+
+    step: int
+    fresh: list[Group]
+    retried: list[Group]
 
 
 class _Clock:

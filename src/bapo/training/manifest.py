@@ -88,10 +88,13 @@ def _read(path: Path) -> Manifest:
     try:
         plain: dict[str, Any] = json.loads(content)
         if plain["format"] != FORMAT:
-            raise CheckpointError(f"it has the format {plain['format']}, but this is {FORMAT}")
+            raise CheckpointError(
+                f"it has the format {plain['format']!r:.20}, and this version of bapo reads only "
+                f"{FORMAT}; resume with the one that made it, which environment.json names"
+            )
         files = {name: FileRecord(**record) for name, record in plain["files"].items()}
         manifest = Manifest(plain["step"], plain["seconds"], files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{MANIFEST} is not what was written") from error
     if _rendered(manifest) != content or any(Path(name).name != name for name in files):
         raise CheckpointError(f"{MANIFEST} is not what was written")

@@ -76,6 +76,9 @@ class EnginePolicies:
         """Puts back what `state_dict` gave, in the engine too.
 
         The probe is not run: the learner no longer has these weights, and can say nothing of them.
+
+        Raises:
+            ValueError: The weights are not those of the model.
         """
         self._delayed.load_state_dict(state)
         if self._delayed.weights:

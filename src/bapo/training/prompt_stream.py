@@ -80,9 +80,17 @@ class PromptStream:
         return {"drawn": self._drawn, "waiting": list(self._waiting)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state_dict` was taken, with the same prompts and seed."""
+        """Continues where `state_dict` was taken, with the same prompts and seed.
+
+        Raises:
+            ValueError: The state names places that the data do not have.
+        """
         self._drawn = int(state["drawn"])
         self._waiting = [int(index) for index in state["waiting"]]
+        if min([self._drawn, *self._waiting]) < 0 or max(self._waiting, default=0) >= len(
+            self._prompts
+        ):
+            raise ValueError(f"drawn {self._drawn}, waiting {self._waiting}")
         self._taken.clear()
         self._epoch = -1
 

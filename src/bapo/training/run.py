@@ -113,10 +113,7 @@ class Run:
         try:
             self._write(self.loop.advance())
         except StoppedStepError as stop:
-            if stop.record is None:
-                self.folder.append(QUARANTINE, stop.quarantine)
-            else:
-                self._write(stop.record)
+            self._write(stop.record)
             raise
 
     def _between_steps(self) -> None:
@@ -343,11 +340,18 @@ def _resumed(
 
 
 def _newest(store: CheckpointStore, folder: RunFolder, progress: Progress) -> Checkpoint:
-    checkpoint = store.newest(lambda one: check_resumable(one, folder), progress.stage)
+    reasons: list[str] = []
+
+    def rejected(reason: str) -> None:
+        progress.stage(reason)
+        reasons.append(reason)
+
+    checkpoint = store.newest(lambda one: check_resumable(one, folder), rejected)
     if checkpoint is None:
+        why = f": {reasons[0].rstrip('.')}" if reasons else ""
         raise RunFolderError(
-            f"The run in '{folder.path}' has no checkpoint that it could be resumed from; remove "
-            "the folder and start again without --resume."
+            f"The run in '{folder.path}' has no checkpoint that it could be resumed from{why}. To "
+            "begin anew, remove the folder and start again without --resume."
         )
     return checkpoint
 

@@ -143,7 +143,7 @@ class RunFolder:
         try:
             content = (self.path / name).read_bytes() if position else b""
             yield from map(json.loads, content[:position].splitlines())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"'{self.path / name}' cannot be read: {error}.") from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -176,6 +176,8 @@ class RunFolder:
         """
         for name in GROWING:
             path, position = self.path / name, positions[name]
+            if not isinstance(position, int) or position < 0:
+                raise CheckpointError(f"its place in {name} is {position!r:.20}")
             size = path.stat().st_size if path.is_file() else 0
             if size < position:
                 raise CheckpointError(f"{name} lost lines: {size} of {position} bytes are left")

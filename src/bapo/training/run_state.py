@@ -101,31 +101,49 @@ def load_run_state(checkpoint: Checkpoint, parts: RunParts) -> Totals:
         )
     try:
         parts.learner.load_model_state(checkpoint.read("model"))
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise RunFolderError(
             "The run cannot be resumed: the recipe's model has other weights by name or shape "
             "than at its start; put it back, or start another run."
         ) from error
-    parts.learner.load_state_dict(checkpoint.read("optimizer"))
-    parts.policies.load_state_dict(checkpoint.read("behavior"))
-    parts.adaptation.load_state_dict(checkpoint.read("adaptation"))
-    parts.stream.load_state_dict(run["stream"])
-    parts.loop.load_state_dict(run["loop"])
-    parts.loop.charge("checkpoint", checkpoint.manifest.seconds)
-    _load_generators(checkpoint.read("generators"))
-    return Totals(**run["totals"])
+    for name, part in (
+        ("optimizer", parts.learner),
+        ("behavior", parts.policies),
+        ("adaptation", parts.adaptation),
+    ):
+        with checkpoint.used(name):
+            part.load_state_dict(checkpoint.read(name))
+    with checkpoint.used("adaptation"):
+        _check_tokens(parts)
+    with checkpoint.used("run"):
+        parts.stream.load_state_dict(run["stream"])
+        parts.loop.load_state_dict(run["loop"])
+        parts.loop.charge("checkpoint", float(checkpoint.manifest.seconds))
+        totals = Totals(
+            **{name: type(zero)(run["totals"][name]) for name, zero in asdict(Totals()).items()}
+        )
+    with checkpoint.used("generators"):
+        _load_generators(checkpoint.read("generators"))
+    return totals
 
 
 def check_resumable(checkpoint: Checkpoint, folder: RunFolder) -> None:
     """Makes sure that the run's files still have what they had when a checkpoint was made.
 
     Raises:
-        CheckpointError: They do not, or the checkpoint lacks a part.
+        CheckpointError: They do not, or the checkpoint lacks a part, or says of the run what no
+            run writes.
     """
     for name in ("model", "optimizer", "behavior", "adaptation", "generators"):
         if f"{name}.json" not in checkpoint.manifest.files:
             raise CheckpointError(f"it has no '{name}'")
-    folder.check_positions(checkpoint.read("run")["positions"])
+    run = checkpoint.read("run")
+    with checkpoint.used("run"):
+        step = run["loop"]["step"]
+        if step != checkpoint.manifest.step:
+            raise ValueError(f"step {step!r}")
+        changed_settings(run["recipe"], run["recipe"])
+        folder.check_positions(run["positions"])
 
 
 def recipe_changes(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
@@ -149,6 +167,18 @@ def evaluations_so_far(folder: RunFolder, positions: Mapping[str, int]) -> Evalu
             path = folder.path / EVALUATION
             raise RunFolderError(f"'{path}' has a line that no run writes.") from error
     return found
+
+
+def _check_tokens(parts: RunParts) -> None:
+    """A token that the model does not have would end the run in a traceback, or worse, not."""
+    tokens = parts.policy.model.get_input_embeddings().num_embeddings
+    for group in parts.adaptation.reusable:
+        for ids in (
+            group.rollout.prompt_token_ids,
+            *(c.token_ids for c in group.rollout.completions),
+        ):
+            if ids.min(initial=0) < 0 or ids.max(initial=0) >= tokens:
+                raise ValueError("a token that the model does not have")
 
 
 def fingerprint(training: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
