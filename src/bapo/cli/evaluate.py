@@ -1,5 +1,6 @@
 """`bapo eval`: pass@1, pass@K and unsolved problems of a model."""
 
+import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from bapo.cli.options import (
     quiet_libraries,
 )
 from bapo.config import read_yaml, resolve_recipe
-from bapo.errors import SettingError
+from bapo.errors import RunFolderError, SettingError
 
 
 def evaluate(
@@ -36,6 +37,7 @@ def evaluate(
     Example: bapo eval embedded:countdown rollout.max_new_tokens=40 --task countdown-4
     """
     folder = Path(model)
+    _check_there(folder)
     content: dict[str, Any] = {"model": model}
     if is_run(folder):
         content = read_yaml(folder / "recipe.yaml")
@@ -84,6 +86,19 @@ def _how_loaded(content: Mapping[str, Any]) -> dict[str, Any]:
     model = content.get("model")
     kept = ("dtype", "quantization")
     return {key: model[key] for key in kept if key in model} if isinstance(model, Mapping) else {}
+
+
+def _check_there(folder: Path) -> None:
+    """A misspelt folder is not to be looked for on the Hub, whose names look like paths."""
+    if folder.exists() or ":" in folder.name:
+        return
+    beside = folder.parent
+    names = [one.name for one in beside.iterdir() if one.is_dir()] if beside.is_dir() else []
+    near = difflib.get_close_matches(folder.name, names, n=1)
+    is_path = folder.is_absolute() or len(folder.parts) > 2 or str(folder).startswith(("~", ".."))
+    if near or is_path or (beside != Path() and beside.is_dir()):
+        meant = f": did you mean '{beside / near[0]}'?" if near else "."
+        raise RunFolderError(f"There is neither a run nor a model in '{folder}'{meant}")
 
 
 def _check_trusted(folder: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> None:

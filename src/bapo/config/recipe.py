@@ -27,6 +27,7 @@ from bapo.config.settings import (
     TaskSettings,
     TrainingSettings,
 )
+from bapo.config.yaml_text import load_yaml
 from bapo.errors import RecipeError, SettingError
 
 SECTIONS = {
@@ -39,6 +40,9 @@ SECTIONS = {
     "evaluation": EvaluationSettings,
     "logging": LoggingSettings,
 }
+
+_ARCHITECTURE = {"kind", "layers", "hidden", "heads", "feed_forward", "positions"}
+"""What a warm-start recipe says of its model; a training recipe names one by its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `key=value` or `section.key=value`, values in YAML.
 
     Raises:
-        RecipeError: The file is missing or is not a YAML mapping.
+        RecipeError: The file is missing, is not a YAML mapping, or is for a cold start.
         SettingError: A setting is unknown, of the wrong type, out of range or at odds with others.
     """
-    return resolve_recipe(read_yaml(find_recipe(path)), overrides)
+    content = read_yaml(find_recipe(path))
+    model = content.get("model")
+    if isinstance(model, Mapping) and "path" not in model and _ARCHITECTURE & model.keys():
+        raise RecipeError(
+            f"The recipe '{path}' is for a cold start and not for training; run it with: "
+            f"bapo warmstart {path} --output MODEL"
+        )
+    return resolve_recipe(content, overrides)
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -101,7 +112,7 @@ def find_recipe(path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read without running anything that it holds."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = _reason(error)
         raise RecipeError(f"The recipe '{path}' is not valid YAML: {reason}.") from error
@@ -227,7 +238,7 @@ def _apply_override(merged: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise SettingError(f"The override '{override}' must have the form section.key=value.")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError as error:
         raise SettingError(f"The value of the override '{override}' is not valid YAML.") from error
     section, dot, key = path.partition(".")

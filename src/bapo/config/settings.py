@@ -325,7 +325,7 @@ class EvaluationSettings:
     """What is measured on held-out and on training prompts."""
 
     every: int = setting(10, "steps between held-out evaluations; 0: start and end", low=0)
-    prompts: int = setting(256, "held-out prompts", low=1)
+    prompts: int = setting(256, "held-out prompts", low=1, high=100_000)
     samples: int = setting(4, "K: completions per held-out prompt", low=1, high=1024)
     training_prompts: int = setting(
         256,

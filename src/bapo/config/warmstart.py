@@ -1,7 +1,7 @@
 """The settings of a supervised cold start, and its recipe file."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from bapo.config.fields import nearest_name, parse_section, setting
 from bapo.config.recipe import as_plain_values, find_recipe, merge_recipe, read_yaml, whole_number
 from bapo.config.settings import TaskSettings
-from bapo.errors import SettingError
+from bapo.errors import RecipeError, SettingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,17 @@ def load_warmstart_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Wa
         overrides: `key=value` or `section.key=value`, values in YAML.
 
     Raises:
-        RecipeError: The file is missing or is not a YAML mapping.
+        RecipeError: The file is missing, is not a YAML mapping, or is for training.
         SettingError: A setting is unknown, of the wrong type or out of range.
     """
-    merged = merge_recipe(read_yaml(find_recipe(path)), overrides)
+    content = read_yaml(find_recipe(path))
+    named = content.get("model")
+    if isinstance(named, str) or (isinstance(named, Mapping) and "path" in named):
+        raise RecipeError(
+            f"The recipe '{path}' is for training and not for a cold start; run it with: "
+            f"bapo train {path} --output RUN"
+        )
+    merged = merge_recipe(content, overrides)
     known = ["task", "seed", "steps", "model", "training"]
     for name in merged:
         if name not in known:

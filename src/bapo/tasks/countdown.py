@@ -45,7 +45,7 @@ class CountdownSettings:
         "steps: worked steps for a small model; expression: a chat prompt and <answer> tags",
         choices=["steps", "expression"],
     )
-    train_size: int = setting(2048, "training problems", low=1)
+    train_size: int = setting(2048, "training problems", low=1, high=100_000)
     seed: int = setting(0, "seed of the problems, apart from the run's seed", low=0)
 
 
