@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from bapo.config.yaml_text import load_yaml
 from bapo.errors import RunFolderError
 from bapo.reporting.text import number, visible
 
@@ -169,7 +168,7 @@ def read_run(path: Path) -> RunRecord:
 def _read_recipe(path: Path) -> tuple[str, Record]:
     try:
         text = path.read_text(encoding="utf-8")
-        content = load_yaml(text)
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(content, dict):
