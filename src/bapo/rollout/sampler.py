@@ -371,6 +371,11 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[T
 
 
 def _check_layers(model: PreTrainedModel) -> None:
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ModelError(
+            f"The model is a {type(model).__name__}, which keeps no keys and values of the tokens "
+            "it has read; the embedded engine needs them, so choose a model with attention."
+        )
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     unknown = sorted(kinds - _SUPPORTED_LAYERS)
     if unknown:

@@ -2,11 +2,14 @@ import json
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bapo.config.settings import ModelSettings
 from bapo.errors import BapoError, ModelError
+from bapo.rollout.engine import ScoreRow
 from bapo.rollout.loading import embedded_models, load_policy, resolve_location
-from tests.rollout_models import END, character_tokenizer, save_policy, tiny_model
+from bapo.types import FinishReason, Prompt
+from tests.rollout_models import END, character_tokenizer, save_policy, tiny_engine, tiny_model
 
 
 def settings(path, **changes) -> ModelSettings:
@@ -148,3 +151,110 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
 def test_refusals_are_errors_of_the_user():
     assert ModelError.exit_code == 2
     assert issubclass(ModelError, (BapoError, ValueError))
+
+
+def sampled(policy):
+    """Completions of one prompt, and the largest gap of their log-probs to a full forward pass."""
+    engine = tiny_engine(policy)
+    (rollout,) = engine.sample(
+        [Prompt("p", "12+3=", {})], version=0, group_size=8, step=1, seed=0, temperature=1.0
+    )
+    rows = [ScoreRow(rollout.prompt_token_ids, one.token_ids) for one in rollout.completions]
+    scores = engine.score(rows, version=0)
+    pairs = zip(scores, rollout.completions, strict=True)
+    return rollout.completions, max(abs(s - one.behavior_logps).max() for s, one in pairs)
+
+
+def test_without_any_end_token_completions_end_at_the_limit(tmp_path):
+    tiny_model(eos_token_id=None).save_pretrained(tmp_path)
+    tokenizer = character_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    policy = load_policy(settings(tmp_path))
+    assert policy.end_token_ids == ()
+    completions, gap = sampled(policy)
+    assert {len(one.token_ids) for one in completions} == {12}
+    assert {one.finish_reason for one in completions} == {FinishReason.LENGTH}
+    assert gap < 1e-5
+
+
+def test_a_tokenizer_without_pad_and_end_token_is_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    tokenizer = character_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert "has neither a pad token nor an end token; set one of them" in refusal(tmp_path)
+
+
+def test_a_vocabulary_padded_beyond_the_tokenizer_is_sampled_whole(tmp_path):
+    """The padding is part of the distribution: leaving it out would falsify log-probabilities."""
+    policy = load_policy(settings(save_policy(tmp_path, tiny_model(vocab_size=64))))
+    completions, gap = sampled(policy)
+    assert max(int(one.token_ids.max()) for one in completions) > len(policy.tokenizer)
+    assert gap < 1e-5
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_in_half_precision_is_loaded_in_float32(tmp_path, kind):
+    save_policy(tmp_path, tiny_model().to(kind))
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(kind)[6:]
+    policy = load_policy(settings(tmp_path))
+    assert {value.dtype for value in policy.model.parameters()} == {torch.float32}
+    assert sampled(policy)[1] < 1e-5
+
+
+BASE = {
+    "vocab_size": len(character_tokenizer()),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "eos_token_id": END,
+    "pad_token_id": 0,
+}
+
+
+def model_of(kind, **changes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **changes)).eval()
+
+
+MIXTURES = {
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 6},
+}
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_mixtures_of_experts_are_sampled_like_any_other(tmp_path, kind):
+    sizes = {"num_key_value_heads": 2, "head_dim": 8}
+    changes = {**BASE, **sizes, **MIXTURES[kind]}
+    policy = load_policy(settings(save_policy(tmp_path, model_of(kind, **changes))))
+    assert sampled(policy)[1] < 1e-4
+
+
+WITHOUT_CACHE = {
+    "rwkv": ({"num_attention_heads": None}, "is a RwkvForCausalLM, which keeps no keys and values"),
+    "mamba": (
+        {"num_attention_heads": None},
+        "is a MambaForCausalLM, which keeps no keys and value",
+    ),
+    "lfm2": (
+        {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+        "layers of the kind 'conv'",
+    ),
+    "llama4_text": (
+        {"num_key_value_heads": 2, "num_local_experts": 2, "intermediate_size_mlp": 48},
+        "layers of the kind 'chunked_attention'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_CACHE)
+def test_models_without_a_cache_of_all_keys_and_values_are_refused(tmp_path, kind):
+    changes, reason = WITHOUT_CACHE[kind]
+    given = {name: value for name, value in {**BASE, **changes}.items() if value is not None}
+    policy = load_policy(settings(save_policy(tmp_path, model_of(kind, **given))))
+    with pytest.raises(ModelError, match=reason):
+        tiny_engine(policy)
