@@ -51,7 +51,7 @@ def evaluate(
     recipe = resolve_recipe(content, [*given, *(overrides or ())])
     from bapo.cli.progress import percent
     from bapo.evaluation.standalone import EvaluationRequest, evaluate_model
-    from bapo.tasks import build_task, verifier_name
+    from bapo.tasks import build_task, chance, verifier_name
 
     quiet_libraries()
     built = build_task(recipe.task)
@@ -79,6 +79,9 @@ def evaluate(
             percent(part.all_wrong_share),
         )
     console.print(table, soft_wrap=False)
+    guess = chance(built.evaluation_prompts(prompts)) if recipe.task.blank_images else None
+    if guess is not None:
+        console.print(f"Chance, the best constant answer to each question: {percent(guess)}")
 
 
 def _how_loaded(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class TaskSettings:
         low=0,
         high=1,
     )
+    blank_images: bool = setting(
+        False, "show white pictures in place of the task's, for a blind baseline"
+    )
 
     @property
     def bad_share_allowed(self) -> float:

@@ -14,14 +14,28 @@ from bapo.errors import RecipeError, SettingError
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureSettings:
-    """A small decoder of a standard transformers architecture."""
+    """A small decoder of a standard transformers architecture, perhaps with a vision tower."""
 
-    kind: str = setting("llama", "architecture", choices=["llama", "qwen2"])
+    kind: str = setting(
+        "llama",
+        "architecture; qwen2_5_vl reads pictures",
+        choices=["llama", "qwen2", "qwen2_5_vl"],
+    )
     layers: int = setting(4, "decoder layers", low=1, high=64)
     hidden: int = setting(128, "width of the residual stream", low=8)
     heads: int = setting(4, "attention heads", low=1)
     feed_forward: int = setting(384, "width of the feed-forward layers", low=8)
     positions: int = setting(128, "longest sequence, prompt and completion together", low=8)
+    vision_layers: int = setting(2, "layers of the vision tower", low=1, high=64)
+    vision_hidden: int = setting(96, "width of the vision tower", low=8)
+    vision_heads: int = setting(3, "attention heads of the vision tower", low=1)
+    patch: int = setting(14, "pixels a side of a patch, each a token of the decoder", low=2)
+    picture_size: int = setting(56, "pixels a side to which pictures are brought", low=2)
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the model has a vision tower."""
+        return self.kind == "qwen2_5_vl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,12 @@ def load_warmstart_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Wa
         raise SettingError(
             f"'model.hidden' is {model.hidden}, but must be an even multiple of "
             f"'model.heads' ({model.heads})."
+        )
+    if model.vision_hidden % (4 * model.vision_heads) or model.picture_size % model.patch:
+        raise SettingError(
+            f"'model.vision_hidden' ({model.vision_hidden}) must be four times a multiple of "
+            f"'model.vision_heads' ({model.vision_heads}), and 'model.picture_size' "
+            f"({model.picture_size}) a multiple of 'model.patch' ({model.patch})."
         )
     return WarmstartRecipe(
         task=parse_section(TaskSettings, merged.get("task", {}), "task"),

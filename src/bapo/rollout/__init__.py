@@ -14,6 +14,7 @@ from bapo.rollout.engine import Engine, ScoreRow
 from bapo.rollout.loading import Policy, embedded_models, load_policy
 from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.probe import check_engine, probe_rows
+from bapo.rollout.processors import image_only
 from bapo.rollout.versions import DelayedPolicy
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check_engine",
     "embedded_models",
     "has_adapter",
+    "image_only",
     "is_adapter_folder",
     "is_quantised",
     "load_policy",

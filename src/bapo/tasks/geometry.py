@@ -144,8 +144,12 @@ class Geometry:
         """The first `count` different held-out problems, fewer if there are not so many."""
         return self._different(Split.EVALUATION, count)
 
-    def worked_prompt(self, index: int) -> tuple[Prompt, str]:
-        """Prompt and worked steps of cold-start problem `index`.
+    def worked_images(self, index: int) -> tuple[ImageReference, ...]:
+        """The picture of cold-start problem `index`."""
+        return self.prompt(self.row(Split.WARMSTART, index)).images
+
+    def worked_example(self, index: int) -> tuple[str, str]:
+        """Prompt text and worked steps of cold-start problem `index`.
 
         Raises:
             SettingError: The answer format is not `steps`, the only one that small models learn.
@@ -156,7 +160,7 @@ class Geometry:
                 "start needs 'steps'."
             )
         problem = self.row(Split.WARMSTART, index)
-        return self.prompt(problem), FIGURES[problem.figure].steps(*problem.numbers)
+        return _STEPS_QUESTION, FIGURES[problem.figure].steps(*problem.numbers)
 
     def row(self, split: Split, index: int) -> Problem:
         """Problem `index` of a split, from the seed and the index alone."""
@@ -180,7 +184,7 @@ class Geometry:
         }
         return Prompt(
             prompt_id=problem.identity,
-            content=f"{IMAGE_MARK}x?" if steps else (ChatMessage("user", _QUESTION),),
+            content=_STEPS_QUESTION if steps else (ChatMessage("user", _QUESTION),),
             columns={
                 "answer": figure.answer(*problem.numbers),
                 "answer_format": self._settings.answer_format,
@@ -215,10 +219,11 @@ class Geometry:
         return Problem(figure.name, figure.numbers(rng), int(rng.integers(1 << 32)))
 
 
+_STEPS_QUESTION: Final = f"{IMAGE_MARK}x?"
 _QUESTION: Final = (
-    f"{IMAGE_MARK}Find x in this figure. Angles are in degrees; the figure is a sketch and not to "
-    "scale. Think step by step, then give the whole number alone between <answer> and </answer>, "
-    "for example <answer>42</answer>."
+    f"{IMAGE_MARK}Find x in this figure. Angles are in degrees, x in the middle of a triangle with "
+    "labelled sides is its perimeter, and the figure is not to scale. Think step by step, then "
+    "give the whole number alone between <answer> and </answer>, for example <answer>42</answer>."
 )
 
 

@@ -6,6 +6,7 @@ from typing import Final, cast
 from bapo.config import RewardSettings, TaskSettings, nearest_name
 from bapo.errors import SettingError
 from bapo.tasks.base import Task, WorkedTask
+from bapo.tasks.blind import BlindTask
 from bapo.tasks.countdown import build_countdown
 from bapo.tasks.dataset import build_dataset
 from bapo.tasks.geometry import build_geometry
@@ -47,7 +48,8 @@ def build_task(settings: TaskSettings) -> Task:
         raise SettingError(
             f"Unknown task '{settings.name}': {nearest_name(settings.name, [*TASKS])}"
         )
-    return TASKS[settings.name](settings)
+    task = TASKS[settings.name](settings)
+    return BlindTask(task) if settings.blank_images else task
 
 
 def build_worked_task(settings: TaskSettings) -> WorkedTask:

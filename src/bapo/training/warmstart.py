@@ -7,74 +7,26 @@ fail most hard problems, which is where reinforcement learning starts.
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from bapo.config.warmstart import ArchitectureSettings, WarmstartRecipe
+from bapo.config.warmstart import WarmstartRecipe
+from bapo.errors import SettingError
+from bapo.rollout import PictureReader
+from bapo.tasks import open_image
 from bapo.tasks.base import WorkedTask
+from bapo.training.small_models import small_model, small_processor, symbol_tokenizer
+from bapo.types import Prompt
 
-PAD, END = "<pad>", "<end>"
 _IGNORED = -100
-
-
-def symbol_tokenizer(alphabet: Sequence[str], longest: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token a symbol, besides padding and the end token.
-
-    Args:
-        alphabet: The symbols it knows, characters or words; of two that fit, the longer one is
-            taken. Other characters have no token and are an error when encoded.
-        longest: The model's positions.
-    """
-    symbols = [*dict.fromkeys(alphabet)]
-    vocabulary = {token: index for index, token in enumerate([PAD, END, *symbols])}
-    words = sorted((one for one in symbols if len(one) > 1), key=len, reverse=True)
-    pattern = "|".join([*map(re.escape, words), r"[\s\S]"])
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
-        padding_side="left",
-        model_max_length=longest,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def small_decoder(
-    settings: ArchitectureSettings, tokenizer: PreTrainedTokenizerFast, seed: int
-) -> PreTrainedModel:
-    """A decoder with fresh weights, drawn from `seed`."""
-    config = AutoConfig.for_model(
-        settings.kind,
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden,
-        intermediate_size=settings.feed_forward,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.heads,
-        max_position_embeddings=settings.positions,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng():
-        set_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+_PICTURE_BYTES = 1 << 26
 
 
 def warmstart(
@@ -90,27 +42,39 @@ def warmstart(
     Args:
         recipe: Architecture, optimizer and number of steps.
         task: Where the examples come from; each is used once.
-        output: Folder for the model, the tokenizer and `warmstart.json`, which records the recipe
-            and the hash of the weights.
+        output: Folder for the model, its tokenizer or processor, and `warmstart.json`, which
+            records the recipe and the hash of the weights.
         device: A torch device.
         report: Called after every step with the step and its loss (nats per token).
 
     Returns:
         The output folder.
+
+    Raises:
+        SettingError: The task shows pictures and the model reads text alone, or the reverse.
     """
-    tokenizer = symbol_tokenizer(task.alphabet, recipe.model.positions)
-    model = small_decoder(recipe.model, tokenizer, recipe.seed)
+    settings, pictures = recipe.training, recipe.model.reads_pictures
+    if pictures != hasattr(task, "worked_images"):
+        raise SettingError(
+            f"'model.kind' is {recipe.model.kind}, which reads {'pictures' if pictures else 'text'}"
+            f", but the task '{task.name}' shows {'none' if pictures else 'pictures'}; set it to "
+            f"{'llama' if pictures else 'qwen2_5_vl'}."
+        )
+    tokenizer = symbol_tokenizer(task.alphabet, recipe.model.positions, pictures=pictures)
+    model = small_model(recipe.model, tokenizer, recipe.seed)
     model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    settings = recipe.training
+    processor = small_processor(recipe.model, tokenizer) if pictures else None
+    reader = processor and PictureReader(processor, model, open_image, cache_bytes=_PICTURE_BYTES)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     model.train()
     for step in range(1, recipe.steps + 1):
         first = (step - 1) * settings.batch
-        examples = [task.worked_example(first + i) for i in range(settings.batch)]
-        tokens, labels = (part.to(model.device) for part in _pad(examples, tokenizer))
-        logits = model(input_ids=tokens).logits[:, :-1]
+        examples = [_example(task, first + i) for i in range(settings.batch)]
+        tokens, labels, shown = _pad(examples, tokenizer, reader)
+        labels = labels.to(model.device)
+        logits = model(input_ids=tokens.to(model.device), use_cache=False, **shown).logits[:, :-1]
         loss = cross_entropy(
             logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=_IGNORED
         )
@@ -121,15 +85,30 @@ def warmstart(
         optimizer.step()
         optimizer.zero_grad()
         report(step, loss.item())
-    return _save(model, tokenizer, recipe, output)
+    return _save(model, processor or tokenizer, recipe, output)
+
+
+def _example(task: Any, index: int) -> tuple[Prompt, str]:
+    """Worked example `index` of a task, with pictures or without."""
+    text, completion = task.worked_example(index)
+    images = task.worked_images(index) if hasattr(task, "worked_images") else ()
+    return Prompt(str(index), text, {}, images=images), completion
 
 
 def _pad(
-    examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and labels `(N, T)`, padded on the right; only completions are learned."""
+    examples: list[tuple[Prompt, str]],
+    tokenizer: PreTrainedTokenizerFast,
+    reader: PictureReader | None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Tokens and labels `(N, T)`, padded on the right, and what the model reads besides.
+
+    Only completions are learned.
+    """
     rows = [
-        (tokenizer.encode(prompt), [*tokenizer.encode(completion), tokenizer.eos_token_id])
+        (
+            reader.token_ids(prompt, ()) if reader else tokenizer.encode(str(prompt.content)),
+            [*tokenizer.encode(completion), tokenizer.eos_token_id],
+        )
         for prompt, completion in examples
     ]
     longest = max(len(prompt) + len(completion) for prompt, completion in rows)
@@ -139,18 +118,24 @@ def _pad(
         end = len(prompt) + len(completion)
         tokens[row, :end] = torch.tensor(prompt + completion)
         labels[row, len(prompt) : end] = torch.tensor(completion)
-    return tokens, labels
+    if reader is None:
+        return tokens, labels, {}
+    pairs = [
+        (prompt.images, np.array([*ids, *completion], np.int32))
+        for (prompt, _), (ids, completion) in zip(examples, rows, strict=True)
+    ]
+    return tokens, labels, dict(reader.inputs(pairs, longest).arguments)
 
 
 def _save(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    speech: PreTrainedTokenizerFast | ProcessorMixin,
     recipe: WarmstartRecipe,
     output: Path,
 ) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     model.cpu().eval().save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    speech.save_pretrained(output)
     weights = (output / "model.safetensors").read_bytes()
     record = {
         "recipe": recipe.as_mapping(),

@@ -18,7 +18,7 @@ from bapo.tasks.mathematics import (
     worked_solution,
 )
 from bapo.tasks.splits import Split
-from bapo.training.warmstart import symbol_tokenizer
+from bapo.training.small_models import symbol_tokenizer
 from bapo.types import ChatMessage
 
 CHAIN = (Event("+*", 3, 8), Event("*", 2), Event("-", 13))
