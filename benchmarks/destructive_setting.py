@@ -1,13 +1,22 @@
-"""A destructive setting, gated and ungated: learning rate ten times too high, v = 50.
+"""The gate under a destructive setting, and what it costs under a harmless one.
 
-Run from the repository: `python -m benchmarks.destructive_setting`. BAPO trains a policy whose
-answers can be listed, so that the accuracy of every step is exact: a table with a row of logits for
-each prompt, or with `--policy transformer` a random one-layer transformer, whose prompts share
-their weights. Writes docs/figures/destructive_setting_POLICY.svg and prints what docs/guarantee.md
-quotes. The table takes a minute on one core, the transformer four.
+Run from the repository: `python -m benchmarks.destructive_setting --policy POLICY`. Destructive is
+a learning rate ten times too high and v = 50; `--setting harmless` has a rate at which the policy
+learns well and v = 5. BAPO trains
+
+- `countdown`: the embedded Countdown model, the real path with sampling, verifier and held-out
+  prompts (128, four answers each, every ten steps); ten minutes on one quiet core;
+- `table`: a row of logits for each prompt, `transformer`: a random one-layer transformer whose
+  prompts share their weights. All their answers can be listed, so that the accuracy of every step
+  is exact; a minute and four.
+
+Writes docs/figures/SETTING_POLICY.svg and prints what docs/guarantee.md quotes.
 """
 
 import argparse
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +24,66 @@ import numpy as np
 from matplotlib.axes import Axes
 from tests.enumerable import exact_recipe, table_run, transformer_run
 
-from bapo.config import TrainingSettings
+from bapo.config import Recipe, TrainingSettings, load_recipe
+from bapo.evaluation import evaluate
 from bapo.reporting.figures.style import drawing
+from bapo.training.preparation import RunParts, prepare
+from bapo.training.progress import Silence
+from bapo.training.seeds import derived_seed
 
-LEARNING_RATES = {"table": 0.05, "transformer": 1e-3}
+LEARNING_RATES = {"countdown": 5e-5, "table": 0.05, "transformer": 1e-3}
 """At which the policies learn well; the destructive setting has ten times as much."""
 
+STEPS = {"countdown": 30, "table": 150, "transformer": 150}
 PROMPTS = 16
-GATE = {"adaptation": {"max_tv": 0.3}, "objective": {"enforce_bound": True, "trust_region": 0.2}}
-STEERED = {"adaptation": {"adaptive_staleness": True, "target_tv": 0.1}}
-VARIANTS: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
-    "a tenth of the rate, v = 5": ("#687382", ({"adaptation": {"behavior_sync_every": 5}},)),
+EVALUATE_EVERY = 10
+
+Sections = Mapping[str, Mapping[str, Any]]
+
+REFUSING: Sections = {"adaptation": {"max_tv": 0.3}}
+GATE: Sections = {**REFUSING, "objective": {"enforce_bound": True, "trust_region": 0.2}}
+STEERED: Sections = {"adaptation": {"adaptive_staleness": True, "target_tv": 0.2}}
+VARIANTS: dict[str, tuple[str, tuple[Sections, ...]]] = {
     "ungated": ("#D55E00", ()),
-    "max_tv": ("#E69F00", ({"adaptation": GATE["adaptation"]},)),
-    "max_tv, enforce_bound": ("#0072B2", (GATE,)),
-    "adaptive_staleness": ("#CC79A7", (STEERED,)),
-    "all three": ("#009E73", (GATE, STEERED)),
+    "max_tv": ("#E69F00", (REFUSING,)),
+    "gate": ("#0072B2", (GATE,)),
+    "adaptive": ("#CC79A7", (STEERED,)),
+    "both": ("#009E73", (GATE, STEERED)),
 }
 
 
 def main() -> None:
     """Trains every variant with every seed, draws and prints."""
     parser = argparse.ArgumentParser(description="The gate under a destructive setting.")
-    parser.add_argument("--policy", choices=list(LEARNING_RATES), default="table")
+    parser.add_argument("--policy", choices=list(LEARNING_RATES), default="countdown")
+    parser.add_argument("--setting", choices=["destructive", "harmless"], default="destructive")
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--output", type=Path, help="the figure")
     parser.add_argument("--weight-decay", type=float, default=TrainingSettings().weight_decay)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, help="30 for countdown, 150 for the others")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    policy = arguments.policy
-    output = arguments.output or Path(f"docs/figures/destructive_setting_{policy}.svg")
+    policy, setting = arguments.policy, arguments.setting
+    output = arguments.output or Path(f"docs/figures/{setting}_{policy}.svg")
+    steps = arguments.steps or STEPS[policy]
+    is_harmless = setting == "harmless"
+    rate = LEARNING_RATES[policy] * (1 if is_harmless else 10)
+    training = {"learning_rate": rate, "weight_decay": arguments.weight_decay}
+    delay = 5 if is_harmless else 50
     with drawing(10.5, 4.2) as figure:
         accuracy, distance = figure.subplots(1, 2)
-        for name, (colour, changes) in VARIANTS.items():
-            scale = 1 if name.startswith("a tenth") else 10
-            training = {
-                "learning_rate": scale * LEARNING_RATES[policy],
-                "weight_decay": arguments.weight_decay,
-            }
-            runs = [
-                _train(policy, training, changes, seed, arguments.steps)
-                for seed in range(arguments.seeds)
-            ]
-            _draw(accuracy, [run["accuracy"] for run in runs], colour, name)
-            _draw(distance, [run["tv_policy"] for run in runs], colour, name)
+        for name in arguments.variants:
+            colour, changes = VARIANTS[name]
+            sections = _sections(training, delay, changes)
+            runs = [_train(policy, sections, seed, steps) for seed in range(arguments.seeds)]
+            places = np.array(runs[0]["steps"])
+            _draw(accuracy, places, [run["accuracy"] for run in runs], colour, name)
+            after = np.arange(1, steps + 1)
+            _draw(distance, after, [run["tv_policy"] for run in runs], colour, name)
             _print(name, runs)
-        accuracy.set(title="Exact accuracy, mean and range over seeds", xlabel="step", ylim=(0, 1))
+        kind = "Held-out" if policy == "countdown" else "Exact"
+        accuracy.set(title=f"{kind} accuracy, mean and range over seeds", xlabel="step")
+        accuracy.set_ylim(0, 1 if policy != "countdown" else None)
         distance.set(title="Estimated TV(pi, alpha) in the batch", xlabel="step", ylim=(0, 1))
         accuracy.legend()
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -73,39 +96,96 @@ def main() -> None:
     print(f"wrote {output}")
 
 
-def _train(
-    policy: str,
-    training: dict[str, float],
-    changes: tuple[dict[str, Any], ...],
-    seed: int,
-    steps: int,
-) -> dict[str, Any]:
+def _sections(
+    training: Mapping[str, float], delay: int, changes: tuple[Sections, ...]
+) -> dict[str, dict[str, Any]]:
+    """The settings of a variant, by section."""
     sections: dict[str, dict[str, Any]] = {
-        "adaptation": {"behavior_sync_every": 50},
+        "adaptation": {"behavior_sync_every": delay},
         "objective": {"bound_after_update": True},
-        "rollout": {"max_new_tokens": 3, "max_prompt_tokens": 8},
-        "training": training,
+        "training": dict(training),
     }
     for change in changes:
         for section, values in change.items():
-            sections[section] = sections[section] | values
-    recipe = exact_recipe("bapo", steps=steps, groups=8, **sections)
-    build = table_run if policy == "table" else transformer_run
-    run = build(recipe, prompts=PROMPTS, seed=seed)
-    lines = [run.advance().metrics for _ in range(steps)]
+            sections[section] = {**sections[section], **values}
+    return sections
+
+
+def _train(
+    policy: str, sections: dict[str, dict[str, Any]], seed: int, steps: int
+) -> dict[str, Any]:
+    """One run: its accuracy at some steps, and what its metrics say."""
+    train = _train_countdown if policy == "countdown" else _train_listed
+    places, accuracy, lines = train(policy, sections, seed, steps)
     return {
-        "accuracy": [run.value(version) for version in range(steps + 1)],
+        "steps": places,
+        "accuracy": accuracy,
         "tv_policy": [line["tv_policy"] for line in lines],
         "refused": sum(line["groups_refused"] for line in lines),
         "shortened": sum(line["step_scale"] < 1 for line in lines),
         "given_up": sum(line["step_scale"] == 0 for line in lines),
         "empty": sum(line["tv_policy"] is None for line in lines),
+        "seconds": sum(line["seconds"] for line in lines),
     }
 
 
-def _draw(axes: Axes, runs: list[list[float | None]], colour: str, name: str) -> None:
+def _train_listed(
+    policy: str, sections: dict[str, dict[str, Any]], seed: int, steps: int
+) -> tuple[list[int], list[float], list[dict[str, Any]]]:
+    """On a policy whose answers can be listed: the exact accuracy of every step."""
+    lengths = {"max_new_tokens": 3, "max_prompt_tokens": 8}
+    recipe = exact_recipe("bapo", steps=steps, groups=8, rollout=lengths, **sections)
+    build = table_run if policy == "table" else transformer_run
+    run = build(recipe, prompts=PROMPTS, seed=seed)
+    lines = [run.advance().metrics for _ in range(steps)]
+    return list(range(steps + 1)), [run.value(version) for version in range(steps + 1)], lines
+
+
+def _train_countdown(
+    policy: str, sections: dict[str, dict[str, Any]], seed: int, steps: int
+) -> tuple[list[int], list[float], list[dict[str, Any]]]:
+    """On the embedded Countdown model: pass@1 on held-out prompts at some steps."""
+    settings = {
+        f"{part}.{key}": value for part, one in sections.items() for key, value in one.items()
+    }
+    settings |= {
+        "seed": seed,
+        "steps": steps,
+        "task.train_size": 1024,
+        "training.batch_groups": 16,
+        "evaluation.prompts": 128,
+    }
+    recipe = load_recipe("countdown-demo", [f"{key}={value}" for key, value in settings.items()])
+    places, accuracy, lines = [], [], []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        parts = prepare(recipe, folder, Silence(), stack)
+        for step in range(steps + 1):
+            if step:
+                lines.append(parts.loop.advance().metrics)
+            if step % EVALUATE_EVERY == 0 or step == steps:
+                places.append(step)
+                accuracy.append(_held_out(recipe, parts, step))
+    return places, accuracy, lines
+
+
+def _held_out(recipe: Recipe, parts: RunParts, step: int) -> float:
+    """Pass@1 of the policy on the held-out prompts, measured as a run measures it."""
+    result = evaluate(
+        parts.loop.engine,
+        parts.loop.verify,
+        parts.data.held_out,
+        split="held_out",
+        version=parts.policies.current(step + 1),
+        samples=recipe.evaluation.samples,
+        seed=derived_seed(recipe.seed, "evaluation/held_out"),
+        temperature=recipe.evaluation.temperature,
+    )
+    return result.pass_at_1 or 0.0
+
+
+def _draw(axes: Axes, steps: Any, runs: list[list[float | None]], colour: str, name: str) -> None:
     values = np.array(runs, dtype=np.float64)
-    steps = np.arange(values.shape[1])
     known = np.isfinite(values).any(axis=0)
     values, steps = values[:, known], steps[known]
     axes.fill_between(
@@ -115,14 +195,19 @@ def _draw(axes: Axes, runs: list[list[float | None]], colour: str, name: str) ->
 
 
 def _print(name: str, runs: list[dict[str, Any]]) -> None:
-    ends = ", ".join(f"{run['accuracy'][-1]:.2f}" for run in runs)
-    drops = ", ".join(f"{_largest_drop(run['accuracy']):.2f}" for run in runs)
+    starts, ends, drops = (
+        ", ".join(f"{value:.3f}" for value in values)
+        for values in (
+            [run["accuracy"][0] for run in runs],
+            [run["accuracy"][-1] for run in runs],
+            [_largest_drop(run["accuracy"]) for run in runs],
+        )
+    )
     counts = ", ".join(
         f"{key} {np.mean([run[key] for run in runs]):.0f}"
-        for key in ("refused", "shortened", "given_up", "empty")
+        for key in ("refused", "shortened", "given_up", "empty", "seconds")
     )
-    start = np.mean([run["accuracy"][0] for run in runs])
-    print(f"{name:>24}: from {start:.2f} to {ends}; largest drop {drops}; {counts}")
+    print(f"{name:>24}: from {starts} to {ends}; largest drop {drops}; {counts}", flush=True)
 
 
 def _largest_drop(values: list[float]) -> float:

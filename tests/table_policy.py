@@ -62,7 +62,7 @@ class CountingLearner:
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.module.named_parameters()}
 
-    def update(self, batch: TrainBatch) -> UpdateReport:
+    def update(self, batch: TrainBatch, *, cap_scale: float = 1.0) -> UpdateReport:
         self.batches.append(batch)
         with torch.no_grad():
             self.module.count.add_(1)

@@ -12,6 +12,7 @@ from bapo.adaptation.records import (
     SuspectPrompt,
 )
 from bapo.adaptation.reuse_buffer import ReuseBuffer
+from bapo.adaptation.staleness import StepDistances
 from bapo.adaptation.state import (
     groups_from_tree,
     groups_to_tree,
@@ -30,6 +31,7 @@ __all__ = [
     "HardBuffer",
     "PolicyStrength",
     "ReuseBuffer",
+    "StepDistances",
     "SuspectPrompt",
     "groups_from_tree",
     "groups_to_tree",

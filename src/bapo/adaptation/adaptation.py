@@ -12,7 +12,7 @@ from bapo.adaptation.composer import Composer
 from bapo.adaptation.hard_buffer import HardBuffer
 from bapo.adaptation.records import BufferEvent, Composition, SuspectPrompt
 from bapo.adaptation.reuse_buffer import ReuseBuffer
-from bapo.adaptation.staleness import StalenessControl
+from bapo.adaptation.staleness import StalenessControl, StepDistances
 from bapo.config import AdaptationSettings
 from bapo.types import Group, Prompt
 
@@ -46,7 +46,7 @@ class Adaptation:
         self._hard = HardBuffer(
             capacity, settings.hard_threshold, settings.max_retries, self._max_bytes
         )
-        self._reuse = ReuseBuffer(settings.reuse_window)
+        self._reuse = ReuseBuffer(settings.widest_window)
         self._strength = PolicyStrength(settings.band_half_life)
         self._staleness = StalenessControl(settings)
 
@@ -80,9 +80,14 @@ class Adaptation:
         return self._hard.prompts
 
     @property
-    def sync_early(self) -> bool:
-        """Whether the behavior policy is too far behind to wait for its next sync."""
-        return self._staleness.sync_early
+    def sync_due(self) -> bool | None:
+        """Whether the next step makes the behavior policy current; None: every v steps as set."""
+        return self._staleness.sync_due
+
+    @property
+    def cap_scale(self) -> float:
+        """What `objective.importance_cap` is multiplied by now."""
+        return self._staleness.cap_scale
 
     def compose(
         self,
@@ -151,9 +156,9 @@ class Adaptation:
         self._strength.observe([group.correctness_rate for group in fresh])
         return tuple(events)
 
-    def observe_distances(self, fresh: float | None, reused: float | None) -> None:
+    def observe_distances(self, step: int, distances: StepDistances) -> None:
         """Steers the age of samples; see `StalenessControl.observe`."""
-        self._staleness.observe(fresh, reused)
+        self._staleness.observe(step, distances)
 
     def metrics(self) -> dict[str, int | float]:
         """The state in numbers: what the next step will be decided by."""
@@ -169,6 +174,7 @@ class Adaptation:
             "reuse_high": band.high,
             "policy_strength": self._strength.value,
             "reuse_window": self._staleness.window,
+            "behavior_delay": self._staleness.delay,
         }
 
     def state_dict(self) -> dict[str, Any]:

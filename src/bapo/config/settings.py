@@ -158,24 +158,37 @@ class AdaptationSettings:
 
     max_tv: float = setting(
         1.0,
-        "groups whose estimated distance TV(pi_t, alpha) is above this are refused and replaced; "
-        "1 refuses none",
+        "groups whose estimated distance TV(pi_t, alpha) is above this are refused, reused ones "
+        "first, and replaced; 1 refuses none",
         low=0,
         high=1,
     )
     adaptive_staleness: bool = setting(
         False,
-        "sync the behavior policy early and shorten the reuse window, both as far as target_tv "
-        "needs; v and the window are then the largest values",
+        "steer v, the reuse window and importance_cap to hold target_tv; the values set are where "
+        "they start",
     )
     target_tv: float = setting(
         0.2, "the distance TV(pi_t, alpha) that adaptive_staleness holds", above=0, high=1
+    )
+    staleness_widest: float = setting(
+        4.0,
+        "adaptive_staleness steers between 1 and this many times the values set; for "
+        "importance_cap also down to the value over it, and not below 1",
+        low=1,
+        high=100,
     )
 
     @property
     def sync_every(self) -> int:
         """The v that holds: `behavior_sync_every`, or 1 without a delay."""
         return self.behavior_sync_every if self.delay_behavior else 1
+
+    @property
+    def widest_window(self) -> int:
+        """Steps for which the reuse buffer keeps groups: all that the window may come to."""
+        widest = self.staleness_widest if self.adaptive_staleness else 1.0
+        return int(widest * self.reuse_window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +220,12 @@ class ObjectiveSettings:
     )
     enforce_bound: bool = setting(
         False,
-        "after the update, take back as much of the step as is needed to stay in the trust region",
+        "shorten every update as far as is needed to stay in the trust region",
     )
     trust_region: float = setting(
         0.2,
-        "largest mean distance TV(pi, alpha) over the batch that enforce_bound lets a step end at",
+        "largest mean distance over the batch, TV(pi, alpha) and TV(pi, pi_t) alike, that "
+        "enforce_bound lets an update end at",
         above=0,
         high=1,
     )

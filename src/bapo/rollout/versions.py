@@ -167,18 +167,18 @@ class DelayedPolicy:
         """Whether the behavior policy becomes the current one at a step: (step - 1) mod v = 0."""
         return (step - 1) % self._sync_every == 0
 
-    def sync(self, step: int, weights: Weights, *, early: bool = False) -> bool:
+    def sync(self, step: int, weights: Weights, *, due: bool | None = None) -> bool:
         """Takes the weights at the start of a step, if they are due.
 
         Args:
             step: The training step t, from 1.
             weights: The policy's tensors at its start.
-            early: Take them even where they are not due.
+            due: Whether they are; None follows `is_due`.
 
         Returns:
             Whether they were taken; they must then be published as version `step - 1`.
         """
-        if not (early or self.is_due(step)):
+        if not (self.is_due(step) if due is None else due):
             return False
         self._weights = {}  # the old copy goes before the new one is made
         self._weights = {

@@ -29,6 +29,7 @@ BOUND_METRICS: tuple[str, ...] = (
     ),
     "tv_policy",
     "tv_behavior",
+    "tv_step",
 )
 """The metrics of `bound_metrics`, in order."""
 
@@ -72,23 +73,33 @@ def behavior_distances(groups: Iterable[EntryRows]) -> list[float]:
     return [_distance(_log_ratios(group.rows, "proximal_logps")) for group in groups]
 
 
-def stale_distances(groups: Sequence[EntryRows]) -> dict[Source, float]:
-    """Mean TV(pi_t, alpha) for each source, over its groups that pi_t did not sample.
-
-    Sources without such groups are left out.
-    """
-    found: dict[Source, float] = {}
-    for source in Source:
-        stale = [one for one in groups if one.entry.source is source and not one.is_current]
-        mean = _mean(behavior_distances(stale))
-        if mean is not None:
-            found[source] = mean
-    return found
+def stale_distances(groups: Sequence[EntryRows]) -> dict[Source, list[float]]:
+    """TV(pi_t, alpha) of the groups that pi_t did not sample, by source."""
+    return {
+        source: behavior_distances(
+            one for one in groups if one.entry.source is source and not one.is_current
+        )
+        for source in Source
+    }
 
 
 def policy_distances(groups: Iterable[EntryRows]) -> list[float]:
     """TV(pi, alpha) of each group, likewise; every row must have `policy_logps`."""
     return [_distance(_log_ratios(group.rows, "policy_logps")) for group in groups]
+
+
+def step_distances(groups: Iterable[EntryRows], cap: float) -> list[float]:
+    """TV(pi, pi_t) of each group, from completions that alpha sampled.
+
+    The mean of max(0, pi_t / alpha - pi / alpha) has the mean TV(pi, pi_t), for the reason for
+    which `tv_one_sided` has; where alpha is pi_t it is the same. Its spread is that of
+    pi_t / alpha, which is cut at `cap`: the mean is then too small, and never too large.
+
+    Args:
+        groups: Every row must have `policy_logps`.
+        cap: Above 0.
+    """
+    return [_step_distance(group, cap) for group in groups]
 
 
 def bound_metrics(
@@ -115,8 +126,9 @@ def bound_metrics(
             }
             for part, tensors in parts.items():
                 values[f"bound_{part}_{source.value}"] = float(torch.cat(tensors).mean())
-    values["tv_policy"] = _mean(policy_distances(measured))
-    values["tv_behavior"] = _mean(behavior_distances(groups))
+    values["tv_policy"] = mean_distance(policy_distances(measured))
+    values["tv_behavior"] = mean_distance(behavior_distances(groups))
+    values["tv_step"] = mean_distance(step_distances(measured, cap))
     return values
 
 
@@ -162,7 +174,14 @@ def _distance(log_ratios: FloatArray64) -> float:
     return float(-np.expm1(np.minimum(log_ratios, 0.0)).mean())
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _step_distance(group: EntryRows, cap: float) -> float:
+    proximal = _log_ratios(group.rows, "proximal_logps")
+    moved = _log_ratios(group.rows, "policy_logps") - proximal
+    weights = np.minimum(np.exp(np.minimum(proximal, np.log(cap))), cap)
+    return float((weights * -np.expm1(np.minimum(moved, 0.0))).mean())
+
+
+def mean_distance(values: Sequence[float]) -> float | None:
     """The mean of what is finite; None of nothing."""
     finite = [value for value in values if np.isfinite(value)]
     return float(np.mean(finite)) if finite else None

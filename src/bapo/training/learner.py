@@ -9,6 +9,7 @@ stay as they are, to the bit, and the learner counts it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -38,7 +39,7 @@ from bapo.training.bounds import (
 )
 from bapo.training.schedule import learning_rate
 from bapo.training.scoring import Scorer, logps_by_row
-from bapo.training.trust_region import WeightStep, keep_in_region
+from bapo.training.trust_region import HeldStep, UpdateLength
 from bapo.training.update_report import UpdateReport
 from bapo.types import FloatArray, TrainBatch
 
@@ -73,7 +74,7 @@ class Learner:
         accelerator: Accelerator,
         pictures: PictureReader | None = None,
     ) -> None:
-        self._objective = objective
+        self._objective = self._steered = objective
         self._training = training
         self._steps = steps
         self._sampler_tolerance = sampler_tolerance
@@ -99,6 +100,7 @@ class Learner:
             pictures=pictures,
         )
         self._scored: dict[int, tuple[Row, FloatArray]] = {}
+        self._update_length = UpdateLength()
         self._model.eval()  # no dropout anywhere; gradients flow all the same
 
     @property
@@ -133,15 +135,20 @@ class Learner:
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
-    def update(self, batch: TrainBatch) -> UpdateReport:
+    def update(self, batch: TrainBatch, *, cap_scale: float = 1.0) -> UpdateReport:
         """Learns from a batch; an empty one changes nothing.
 
         Args:
             batch: The training batch; its step sets the learning rate.
+            cap_scale: What the truncation of the importance weights is multiplied by; the result is
+                never below 1.
         """
         report = UpdateReport(learning_rate=learning_rate(self._training, batch.step, self._steps))
+        report.importance_cap = max(1.0, self._objective.importance_cap * cap_scale)
+        self._steered = replace(self._objective, importance_cap=report.importance_cap)
         minis = mini_batches(batch, self._training.updates_per_step, self._objective)
         started = perf_counter()
+        dealt = entries_of_minis(batch.entries, minis)
         self._fill_proximal([row for rows in minis for row in rows], report)
         report.sampler_gap = self._check_sampler([row for rows in minis for row in rows])
         report.seconds_proximal = perf_counter() - started
@@ -152,7 +159,7 @@ class Learner:
         sums: dict[str, float] = {name: 0.0 for name in SUM_NAMES}
         losses: list[float] = []
         norms: list[float] = []
-        step = WeightStep(self.weights) if self._objective.enforce_bound else None
+        held = self._held_step(dealt)
         for start, rows in enumerate(minis):
             loss, norm = self._optimizer_update(rows, sums, keep_logps=rows is minis[-1])
             report.backward_tokens += sum(row.length for row in rows)
@@ -162,12 +169,14 @@ class Learner:
             else:
                 losses.append(loss)
                 norms.append(norm)
+                if held is not None:
+                    held.hold()
         report.updates = len(losses)
         if losses:
             report.loss = sum(losses) / len(losses)
             report.grad_norm = sum(norms) / len(norms)
         report.objective = objective_metrics(sums)
-        self._measure_bound(entries_of_minis(batch.entries, minis), step, report)
+        self._measure_bound(dealt, held, report)
         self._scored.clear()
         report.seconds_update = perf_counter() - started
         return report
@@ -194,8 +203,8 @@ class Learner:
         return self._scorer.logps(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state; `model_state` has the weights."""
-        return self._optimizer.state_dict()
+        """The optimizer's state and the update length; `model_state` has the weights."""
+        return {**self._optimizer.state_dict(), "update_length": self._update_length.value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state_dict` gave.
@@ -204,7 +213,9 @@ class Learner:
             ValueError: It is the state of another optimizer, or of other parameters.
         """
         _check_optimizer_state(state, self._optimizer)
-        self._optimizer.load_state_dict(dict(state))
+        optimizer = dict(state)
+        self._update_length.value = float(optimizer.pop("update_length"))
+        self._optimizer.load_state_dict(optimizer)
 
     def _fill_proximal(self, rows: Sequence[Row], report: UpdateReport) -> None:
         """Sets every row's proximal log-probabilities.
@@ -256,13 +267,13 @@ class Learner:
         return gap
 
     def _measure_bound(
-        self, dealt: Sequence[Sequence[EntryRows]], step: WeightStep | None, report: UpdateReport
+        self, dealt: Sequence[Sequence[EntryRows]], held: HeldStep | None, report: UpdateReport
     ) -> None:
-        """Measures the bound on what the step did, and takes the step back where it must be.
+        """Measures the bound on what the step did.
 
         Args:
             dealt: The groups of each mini-batch; `bapo.training.bounds` says what pi is.
-            step: The step's beginning, where it is to be kept in the trust region.
+            held: What kept the step in the trust region, where anything did.
             report: Takes the results.
         """
         groups = [group for mini in dealt for group in mini]
@@ -274,14 +285,24 @@ class Learner:
                 row.policy_logps = values
             report.forward_tokens += sum(row.length for row in rows)
 
-        if step is not None:
-            report.step_scale = keep_in_region(step, groups, score, self._objective.trust_region)
+        if held is not None:
+            held.settle()
+            report.step_scale = held.scale
+            report.is_held_by_age = held.is_held_by_age
+            report.forward_tokens += held.forward_tokens
             measured = groups
         elif self._objective.bound_after_update:
             score()
             measured = groups
         report.bound = bound_metrics(groups, measured, cap=self._objective.importance_cap)
         report.distances = stale_distances(groups)
+
+    def _held_step(self, dealt: Sequence[Sequence[EntryRows]]) -> HeldStep | None:
+        """What keeps the step in the trust region; None where nothing does."""
+        groups = [group for mini in dealt for group in mini]
+        if not self._objective.enforce_bound or not groups:
+            return None
+        return HeldStep(self.weights, groups, self.logps, self._update_length, self._objective)
 
     def _optimizer_update(
         self, rows: Sequence[Row], sums: dict[str, float], *, keep_logps: bool
@@ -317,7 +338,7 @@ class Learner:
                     sampled_by_proximal=micro.is_current,
                     entropy=scored.entropy,
                 ),
-                self._objective,
+                self._steered,
                 normaliser,
             )
             self._accelerator.backward(output.loss)

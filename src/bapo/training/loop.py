@@ -10,16 +10,20 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
-from bapo.adaptation import Adaptation, BufferEvent, Composition, GroupFate
+from bapo.adaptation import Adaptation, BufferEvent, Composition, GroupFate, StepDistances
 from bapo.config import Recipe
 from bapo.errors import RunStoppedError
 from bapo.rollout import Engine
 from bapo.training.account import verdict_lines
+from bapo.training.bounds import mean_distance
 from bapo.training.metrics import Metric, StepInputs, step_metrics
 from bapo.training.prompt_stream import PromptStream
 from bapo.training.seeds import derived_seed
 from bapo.training.update_report import UpdateReport
 from bapo.types import Group, Prompt, Rollout, Source, TrainBatch, VerdictStatus
+
+_Refused = dict[Group, tuple[Source, float]]
+"""The groups that a step has refused, with their source and TV(pi_t, alpha)."""
 
 Verify = Callable[[Sequence[Rollout]], list[Group]]
 
@@ -27,7 +31,7 @@ Verify = Callable[[Sequence[Rollout]], list[Group]]
 class PolicyUpdater(Protocol):
     """What the loop needs of a learner."""
 
-    def update(self, batch: TrainBatch) -> UpdateReport:
+    def update(self, batch: TrainBatch, *, cap_scale: float = 1.0) -> UpdateReport:
         """Learns from a batch; an empty one changes nothing."""
         ...
 
@@ -39,7 +43,7 @@ class PolicyUpdater(Protocol):
 class PolicySync(Protocol):
     """Keeps the engine's weights in step with the learner's."""
 
-    def behavior(self, step: int, *, early: bool = False) -> int:
+    def behavior(self, step: int, *, due: bool | None = None) -> int:
         """The version that fresh groups of this step come from, ready in the engine."""
         ...
 
@@ -137,9 +141,10 @@ class Loop:
         sampled = _Sampled(step, fresh, retried)
         if reason := self._too_many_lost(sampled):
             raise StoppedStepError(reason, self._abandon(sampled, clock))
-        composition = self._compose(step, fresh, retried, clock)
-        update = self.learner.update(composition.batch)
-        record = self._finish(sampled, composition, update, clock)
+        composition, refused = self._compose(step, fresh, retried, clock)
+        update = self.learner.update(composition.batch, cap_scale=self.adaptation.cap_scale)
+        distances = _step_distances(update, refused)
+        record = self._finish(sampled, composition, update, distances, clock)
         self._check_finite(update, record)
         return record
 
@@ -148,6 +153,7 @@ class Loop:
         sampled: "_Sampled",
         composition: Composition,
         update: UpdateReport,
+        distances: StepDistances,
         clock: "_Clock",
         learned: bool = True,
     ) -> StepRecord:
@@ -158,9 +164,7 @@ class Loop:
         with clock.phase("adaptation"):
             seen = (fresh, retried) if learned else ([], [])
             events = self.adaptation.observe(step, *seen)
-            self.adaptation.observe_distances(
-                update.distances.get(Source.FRESH), update.distances.get(Source.REUSED)
-            )
+            self.adaptation.observe_distances(step, distances)
         self.step = step
         composition = composition.after_skipping(update.groups_skipped)
         metrics = step_metrics(
@@ -184,36 +188,39 @@ class Loop:
         """
         composition = self.adaptation.abandon(sampled.step, sampled.fresh, sampled.retried)
         update = self.learner.update(composition.batch)
-        return self._finish(sampled, composition, update, clock, learned=False)
+        return self._finish(sampled, composition, update, StepDistances(), clock, learned=False)
 
     def _compose(
         self, step: int, fresh: list[Group], retried: list[Group], clock: "_Clock"
-    ) -> Composition:
-        """The batch, without groups that the policy has left too far behind.
+    ) -> "tuple[Composition, _Refused]":
+        """The batch, without groups that the policy has left too far behind, and these.
 
-        Every round refuses a group that no earlier one has, so there is an end to them.
+        Reused groups are refused first: while one is too far, no fresh group is refused, and every
+        place of a refused one is offered to the rest of the reuse buffer. Every round refuses a
+        group that no earlier one has, so there is an end to them.
         """
         limit = self.recipe.adaptation.max_tv
-        refused: set[Group] = set()
+        refused: _Refused = {}
         while True:
             with clock.phase("adaptation"):
                 composition = self.adaptation.compose(step, fresh, retried, refused)
             if limit >= 1.0:
-                return composition
+                return composition, refused
             with clock.phase("proximal"):
                 distances = self.learner.behavior_distances(composition.batch)
             pairs = zip(composition.batch.entries, distances, strict=True)
             # A distance that is not a number is not within the limit either.
-            far = {entry.group for entry, distance in pairs if not distance <= limit}
+            far = [(entry, distance) for entry, distance in pairs if not distance <= limit]
             if not far:
-                return composition
-            refused |= far
+                return composition, refused
+            reused = [pair for pair in far if pair[0].source is Source.REUSED]
+            refused |= {entry.group: (entry.source, far_by) for entry, far_by in reused or far}
 
     def _sample_fresh(self, step: int, clock: "_Clock") -> list[Group]:
         """B fresh groups, and more for as long as informative ones are missing and rounds left."""
         wanted = self.recipe.training.batch_groups
         with clock.phase("sync"):
-            version = self.policies.behavior(step, early=self.adaptation.sync_early)
+            version = self.policies.behavior(step, due=self.adaptation.sync_due)
         self.stream.begin_step()
         seed = self.recipe.seed
         fresh = self._sample(self.stream.draw(wanted), version, step, seed, clock)
@@ -321,6 +328,23 @@ class _Clock:
     def add(self, name: str, seconds: float) -> None:
         """Adds time that was measured elsewhere."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def _step_distances(update: UpdateReport, refused: _Refused) -> StepDistances:
+    """What a step says about distances; groups that were refused for theirs count as well."""
+
+    def mean(source: Source) -> float | None:
+        far = [distance for kind, distance in refused.values() if kind is source]
+        return mean_distance([*update.distances.get(source, ()), *far])
+
+    is_fresh_refused = any(source is Source.FRESH for source, _ in refused.values())
+    all_refused = is_fresh_refused and not update.distances.get(Source.FRESH)
+    return StepDistances(
+        fresh=mean(Source.FRESH),
+        reused=mean(Source.REUSED),
+        moved=update.bound["tv_step"],
+        needs_sync=all_refused or update.is_held_by_age,
+    )
 
 
 def _plain(record: GroupFate | BufferEvent) -> dict[str, Any]:

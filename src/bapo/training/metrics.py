@@ -41,11 +41,13 @@ METRIC_KEYS: tuple[str, ...] = (
     "reuse_low",
     "reuse_high",
     "reuse_window",
+    "behavior_delay",
     "policy_strength",
     "correctness_fresh",
     "correctness_retried",
     "staleness_mean",
     "sampler_gap",
+    "importance_cap",
     "importance_weight_mean",
     "importance_weight_truncated_share",
     "ratio_clipped_share",
@@ -114,6 +116,7 @@ def step_metrics(inputs: StepInputs) -> dict[str, Metric]:
         "updates_skipped": update.nonfinite,
         "step_scale": update.step_scale,
         "sampler_gap": update.sampler_gap,
+        "importance_cap": update.importance_cap,
     }
     return {key: values[key] for key in METRIC_KEYS}
 

@@ -42,17 +42,17 @@ class EnginePolicies:
         self._tolerance = tolerance
         self._behavior: int | None = None
 
-    def behavior(self, step: int, *, early: bool = False) -> int:
+    def behavior(self, step: int, *, due: bool | None = None) -> int:
         """The version that fresh groups of a step come from, ready in the engine.
 
         Args:
             step: The training step, from 1.
-            early: Make it the current one even where no sync is due.
+            due: Whether to make it the current one; None does so every v steps.
 
         Raises:
             StaleEngineError: The engine's log-probabilities are not the learner's.
         """
-        if self._delayed.sync(step, self._learner.weights, early=early):
+        if self._delayed.sync(step, self._learner.weights, due=due):
             self._behavior = step - 1
             self._publish(self._behavior, self._delayed.weights)
         return self._delayed.version

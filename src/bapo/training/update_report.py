@@ -21,10 +21,12 @@ class UpdateReport:
         backward_tokens: Tokens read with gradient, likewise.
         objective: The metrics of `objective_metrics`.
         bound: The metrics of `bound_metrics`.
-        distances: Mean TV(pi_t, alpha) of the batch's stale groups, by source.
+        distances: TV(pi_t, alpha) of each stale group of the batch, by source.
         sampler_gap: Largest difference found between the sampler's log-probabilities and a forward
             pass, on a few rows of the current weights; None where there are none.
         step_scale: Share of the step that was kept, in [0, 1]; see `objective.enforce_bound`.
+        is_held_by_age: Whether an update was shortened for TV(pi, alpha) alone, which a sync cures.
+        importance_cap: Where importance weights were cut.
         seconds_proximal: Time for the proximal log-probabilities.
         seconds_update: Time for the optimizer updates.
     """
@@ -39,8 +41,10 @@ class UpdateReport:
     backward_tokens: int = 0
     objective: dict[str, float | None] = field(default_factory=dict)
     bound: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(BOUND_METRICS))
-    distances: dict[Source, float] = field(default_factory=dict)
+    distances: dict[Source, list[float]] = field(default_factory=dict)
     sampler_gap: float | None = None
     step_scale: float = 1.0
+    is_held_by_age: bool = False
+    importance_cap: float | None = None
     seconds_proximal: float = 0.0
     seconds_update: float = 0.0

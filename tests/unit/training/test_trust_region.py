@@ -9,91 +9,125 @@ import torch
 from bapo.config import ObjectiveSettings
 from bapo.training.batching import rows_of_entry
 from bapo.training.bounds import EntryRows
-from bapo.training.trust_region import WeightStep, keep_in_region
+from bapo.training.trust_region import HeldStep, UpdateLength
 from bapo.types import BatchEntry, Source
 from tests.builders import make_group
 from tests.enumerable import exact_recipe, table_run
 from tests.unit.training.helpers import copied, example_batch, make_learner, same_bits
 
 
-def one_group(*, version=0):
+def one_group(*, version=1, drift=0.0):
+    """A group of three steps ago or of pi_t, which alpha gives `drift` more log-probability."""
     entry = BatchEntry(make_group("a", "1000", version=version), Source.FRESH)
     rows = rows_of_entry(entry, 2, ObjectiveSettings())
     for row in rows:
-        row.proximal_logps = row.behavior_logps
+        row.proximal_logps = less_likely(row.behavior_logps, drift)
     return EntryRows(entry, rows)
 
 
-def moved(weight, group):
-    """Makes each completion less likely by exp(-weight): TV is 1 - exp(-weight)."""
+def less_likely(logps, weight):
+    """Log-probabilities of a policy under which the completion is exp(-weight) times as likely."""
+    first = np.zeros(len(logps), dtype=np.float32)
+    first[0] = weight
+    return logps - first
 
-    def score():
-        for row in group.rows:
-            first = np.zeros(len(row.completion), dtype=np.float32)
-            first[0] = float(weight)
-            row.policy_logps = row.behavior_logps - first
 
-    return score
+def held_step(group, weight, *, radius=0.2, length=None):
+    """A step of a policy that makes every completion exp(-weight) times as likely as at 0.
+
+    TV(pi, pi_t) is then 1 - exp(-weight), where the group is pi_t's own.
+    """
+    tried = []
+
+    def logps(rows):
+        tried.append(weight.item())
+        return [less_likely(row.proximal_logps, weight.item()) for row in rows]
+
+    settings = ObjectiveSettings(enforce_bound=True, trust_region=radius)
+    return HeldStep({"w": weight}, [group], logps, length or UpdateLength(), settings), tried
 
 
 @pytest.mark.parametrize(
-    ("length", "radius", "share"),
+    ("length", "share"),
     [
-        (0.1, 0.2, 1.0),  # TV 0.095
-        (0.4, 0.2, 0.5),  # 0.33, then 0.181
-        (0.8, 0.2, 0.25),
-        (1000.0, 0.2, 0.0),  # 1000 / 64 is still too far
+        (0.1, 1.0),  # TV 0.095
+        (0.4, 0.5),  # 0.33, then 0.181
+        (0.8, 0.25),
+        (1000.0, 0.0),  # 1000 / 64 is still too far
+        (math.nan, 0.0),
     ],
 )
-def test_a_step_is_halved_until_it_ends_in_the_region(length, radius, share):
-    weight = torch.tensor([5.0])
-    group = one_group()
-    step = WeightStep({"w": weight})
+def test_an_update_is_halved_until_it_ends_in_the_region(length, share):
+    weight, group = torch.tensor([0.0]), one_group()
+    held, _ = held_step(group, weight)
     weight += length
-    # The distance follows the weight's way from its start.
-    found = keep_in_region(step, [group], lambda: moved(weight - 5.0, group)(), radius)
-    assert found == share
-    assert weight.item() == pytest.approx(5.0 + share * length)
-    distance = np.mean(
-        [1 - math.exp(float((row.policy_logps - row.behavior_logps).sum())) for row in group.rows]
-    )
-    assert distance == pytest.approx(1 - math.exp(-share * length), abs=1e-6)
+    held.hold()
+    held.settle()
+    assert held.scale == share
+    kept = share * length if share else 0.0
+    assert weight.item() == pytest.approx(kept)
+    for row in group.rows:
+        expected = less_likely(row.proximal_logps, kept)
+        assert row.policy_logps == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_step_that_is_given_up_leaves_the_weights_to_the_bit():
-    weight = torch.tensor([0.1, 1e-8])
+def test_an_update_that_is_given_up_leaves_the_weights_to_the_bit():
+    weight = torch.tensor([0.1])
     before = weight.clone()
-    step = WeightStep({"w": weight})
+    held, _ = held_step(one_group(), weight)
     weight += 1000.0
-    group = one_group()
-    assert keep_in_region(step, [group], lambda: moved(50.0, group)(), 0.2) == 0.0
+    held.hold()
     assert torch.equal(weight, before)
 
 
-def test_a_policy_that_is_outside_already_may_move_as_long_as_it_does_not_move_away():
-    group = one_group(version=0)  # two steps old
-    for row in group.rows:
-        row.proximal_logps = row.behavior_logps - np.array([1.0, 0, 0], np.float32)
-    for row in group.rows:
-        assert not row.is_current
-    weight = torch.tensor([0.0])
-    step = WeightStep({"w": weight})
-    weight += 1.0
-    assert keep_in_region(step, [group], lambda: moved(0.9, group)(), 0.2) == 1.0
-    assert keep_in_region(step, [group], lambda: moved(1.1, group)(), 0.2) == 0.0
+def test_the_second_update_is_held_from_where_the_first_one_ended():
+    """Each moves the policy by 0.125; the first alone is in the region, both are not."""
+    weight, group = torch.tensor([0.0]), one_group()
+    held, _ = held_step(group, weight)
+    for expected in (0.125, 0.1875):  # TV 0.118, then 0.221 and at half of the way 0.171
+        weight += 0.125
+        held.hold()
+        assert weight.item() == pytest.approx(expected)
+    assert held.scale == 0.75
+    assert not held.is_held_by_age  # alpha is pi_t itself: it is the update that is too long
 
 
-def test_a_distance_that_is_not_a_number_keeps_nothing_of_the_step():
-    weight = torch.tensor([0.0])
-    step = WeightStep({"w": weight})
-    weight += 1.0
-    group = one_group()
-    assert keep_in_region(step, [group], lambda: moved(math.nan, group)(), 0.2) == 0.0
-    assert weight.item() == 0.0
+def test_the_length_that_was_kept_is_tried_first_and_doubled_after_each_success():
+    length = UpdateLength()
+    lengths = []
+    for _ in range(4):
+        weight = torch.tensor([0.0])
+        held, tried = held_step(one_group(), weight, length=length)
+        weight += 0.8
+        held.hold()
+        lengths.append([round(one / 0.8, 6) for one in tried])
+    assert lengths == [[1.0, 0.5, 0.25], [0.25], [0.5, 0.25], [0.25]]
 
 
-def test_without_a_batch_there_is_nothing_to_take_back():
-    assert keep_in_region(WeightStep({}), [], lambda: None, 0.2) == 1.0
+def test_an_update_that_was_given_up_is_tried_at_the_shortest_length_next():
+    length = UpdateLength()
+    for far, first in [(1000.0, 1.0), (0.1, 1 / 64), (0.1, 1 / 32)]:
+        weight = torch.tensor([0.0])
+        held, tried = held_step(one_group(), weight, length=length)
+        weight += far
+        held.hold()
+        assert tried[0] == pytest.approx(first * far)
+
+
+def test_a_policy_that_is_far_from_alpha_already_may_move_but_not_away_from_it():
+    for direction, share, by_age in [(-0.1, 1.0, False), (0.1, 0.0, True)]:
+        weight, group = torch.tensor([0.0]), one_group(version=0, drift=1.0)
+        held, _ = held_step(group, weight)
+        weight += direction
+        held.hold()
+        assert held.scale == share
+        assert held.is_held_by_age is by_age  # the step itself is short enough
+
+
+def test_a_step_without_an_update_is_kept_whole():
+    held, _ = held_step(one_group(), torch.tensor([0.0]))
+    held.settle()
+    assert held.scale == 1.0
 
 
 def test_the_learner_ends_a_far_step_in_the_region_and_says_so():
