@@ -100,6 +100,7 @@ class SoftmaxTable(nn.Module):
     """A policy of one-token answers: a row of logits for each prompt, which is a token itself."""
 
     dtype = torch.float32
+    config = None
 
     def __init__(self, logits: Array) -> None:
         super().__init__()

@@ -244,12 +244,14 @@ def _metrics(
         "reuse_low": 0.375 * state["r"] if buffers else None,
         "reuse_high": 0.25 + 0.25 * state["r"] if buffers else None,
         "reuse_window": 3,
+        "behavior_delay": 5,
         "policy_strength": state["r"] if buffers else None,
         "prompts_retired": 0,
         "correctness_fresh": rate,
         "correctness_retried": 0.06 + 0.5 * rate if counts["sampled_retried"] else None,
         "sampler_gap": 1e-6,
         "staleness_mean": stale + 0.6 * counts["reused"] / script.batch_groups,
+        "importance_cap": 3.0,
         "importance_weight_mean": 1.0 + 0.01 * stale * noise[6],
         "importance_weight_truncated_share": 0.0008 * stale * noise[6],
         "ratio_clipped_share": 0.012 * noise[7],
@@ -275,7 +277,11 @@ def _bound(
     counts: Mapping[str, int], stale: int, generator: np.random.Generator
 ) -> dict[str, float | None]:
     tv_policy, tv_behavior = 0.05 + 0.02 * stale, 0.02 * stale
-    values: dict[str, float | None] = {"tv_policy": tv_policy, "tv_behavior": tv_behavior}
+    values: dict[str, float | None] = {
+        "tv_policy": tv_policy,
+        "tv_behavior": tv_behavior,
+        "tv_step": tv_policy - tv_behavior,
+    }
     for source in ("fresh", "retried", "reused"):
         surrogate = 0.1 * generator.lognormal(0, 0.3)
         penalty = 1.7 * tv_policy + tv_behavior

@@ -48,6 +48,7 @@ def test_a_step_in_which_nothing_happened_has_every_key_and_none_where_nothing_w
     assert empty == {
         *OBJECTIVE,
         *BOUND_METRICS,
+        "importance_cap",
         "correctness_fresh",
         "correctness_retried",
         "sampler_gap",
@@ -129,6 +130,7 @@ def test_what_the_learner_reports_goes_into_the_line_as_it_is():
         forward_tokens=100,
         backward_tokens=200,
         objective=OBJECTIVE,
+        importance_cap=2.5,
     )
     metrics = metrics_of(update=update)
     expected = OBJECTIVE | {
@@ -139,6 +141,7 @@ def test_what_the_learner_reports_goes_into_the_line_as_it_is():
         "updates_skipped": 2,
         "forward_tokens": 100,
         "backward_tokens": 200,
+        "importance_cap": 2.5,
     }
     assert {key: metrics[key] for key in expected} == expected
 
