@@ -176,7 +176,10 @@ def _distance(log_ratios: FloatArray64) -> float:
 
 def _step_distance(group: EntryRows, cap: float) -> float:
     proximal = _log_ratios(group.rows, "proximal_logps")
-    moved = _log_ratios(group.rows, "policy_logps") - proximal
+    policy = _log_ratios(group.rows, "policy_logps")
+    if not np.isfinite(proximal).all():  # where both are infinite, their difference is nothing
+        return float("nan")
+    moved = policy - proximal
     weights = np.minimum(np.exp(np.minimum(proximal, np.log(cap))), cap)
     return float((weights * -np.expm1(np.minimum(moved, 0.0))).mean())
 

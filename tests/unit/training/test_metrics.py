@@ -58,7 +58,14 @@ def test_a_step_in_which_nothing_happened_has_every_key_and_none_where_nothing_w
         "completion_tokens_mean",
         "truncated_share",
     }
-    others = {"step": 7, "epoch": 1.5, "reuse_high": 0.25, "reuse_window": 3, "step_scale": 1.0}
+    others = {
+        "step": 7,
+        "epoch": 1.5,
+        "reuse_high": 0.25,
+        "reuse_window": 3,
+        "behavior_delay": 5,
+        "step_scale": 1.0,
+    }
     assert {key: value for key, value in metrics.items() if value} == others
 
 
