@@ -75,12 +75,15 @@ def tiny_engine(
     token_budget: int = 4096,
     compact_below: float = 0.95,
     fast: bool = True,
+    refill: bool = True,
 ) -> EmbeddedEngine:
     """An engine that holds a tiny policy's weights as version 0."""
     policy = policy or tiny_policy()
     settings = RolloutSettings(
         max_new_tokens=max_new_tokens, max_prompt_tokens=64, stop=stop, token_budget=token_budget
     )
-    engine = EmbeddedEngine.of_policy(policy, settings, compact_below=compact_below, fast=fast)
+    engine = EmbeddedEngine.of_policy(
+        policy, settings, compact_below=compact_below, fast=fast, refill=refill
+    )
     engine.publish(0, dict(policy.model.named_parameters()))
     return engine

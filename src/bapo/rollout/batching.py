@@ -1,7 +1,9 @@
 """Decides which completions are sampled together."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -17,34 +19,66 @@ class Row:
     index: int
 
 
-def plan_batches(
-    lengths: Sequence[int], group_size: int, new_tokens: int, token_budget: int
-) -> Iterator[list[Row]]:
-    """Splits all completions of all prompts into batches that fit the budget.
+class WaitingRows:
+    """The completions that no batch has taken yet.
 
-    Prompts of like length stand together, shortest first, so that little is padded. A group is
-    split where it does not fit whole; a single row is always allowed.
-
-    Args:
-        lengths: Tokens of each prompt.
-        group_size: Completions per prompt, G.
-        new_tokens: Tokens sampled at most per completion.
-        token_budget: Cache positions, prompt and new tokens together, in one batch.
-
-    Yields:
-        The rows of one batch; those of one prompt stand together.
+    Prompts of like length stand together, shortest first, so that little is padded.
     """
-    batch: list[Row] = []
-    for prompt in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        # Lengths rise, so the newest prompt sets the width of the whole batch.
-        room = max(1, token_budget // (lengths[prompt] + new_tokens))
-        for index in range(group_size):
-            if len(batch) >= room:
-                yield batch
-                batch = []
-            batch.append(Row(prompt, index))
-    if batch:
-        yield batch
+
+    def __init__(self, lengths: Sequence[int], group_size: int, new_tokens: int) -> None:
+        """Queues all completions of all prompts.
+
+        Args:
+            lengths: Tokens of each prompt.
+            group_size: Completions per prompt, G.
+            new_tokens: Tokens sampled at most per completion.
+        """
+        self._lengths = lengths
+        self._new_tokens = new_tokens
+        self._rows = deque(
+            Row(prompt, index)
+            for prompt in sorted(range(len(lengths)), key=lambda number: lengths[number])
+            for index in range(group_size)
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    @property
+    def next_need(self) -> int:
+        """The positions that the next group needs; there is one."""
+        group = sum(1 for _ in self._next_group())
+        return group * (self._lengths[self._rows[0].prompt] + self._new_tokens)
+
+    def take(self, budget: int) -> list[Row]:
+        """The next batch: whole groups, as many as fit.
+
+        A group that is too large for the budget is split, and a single row is always taken.
+
+        Args:
+            budget: Cache positions, prompt and new tokens together, that the batch may fill.
+
+        Returns:
+            Its rows; those of one prompt stand together.
+        """
+        taken: list[Row] = []
+        while self._rows:
+            prompt = self._rows[0].prompt
+            # Lengths rise, so the newest prompt sets the width of the whole batch.
+            room = budget // (self._lengths[prompt] + self._new_tokens) - len(taken)
+            group = sum(1 for _ in self._next_group())
+            if taken and group > room:
+                break
+            count = max(1, min(room, group))
+            taken += [self._rows.popleft() for _ in range(count)]
+            if count < group:
+                break
+        return taken
+
+    def _next_group(self) -> Iterator[Row]:
+        """The waiting rows of the next prompt."""
+        prompt = self._rows[0].prompt
+        return takewhile(lambda row: row.prompt == prompt, self._rows)
 
 
 def pad_left(rows: Sequence[IntArray], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -98,22 +98,36 @@ class RowCacheLayer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """The cache of a whole model; see `RowCacheLayer` for its life cycle."""
+    """The cache of a whole model; see `RowCacheLayer` for its life cycle.
+
+    Attributes:
+        mask: `(R, capacity)` which positions each row may see; None where every row sees all.
+    """
 
     layers: list[RowCacheLayer]
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Tensor | None = None) -> None:
+        """Makes an empty cache.
+
+        Args:
+            mask: Of the prompts, `(N, capacity)`.
+        """
         super().__init__(layer_class_to_replicate=RowCacheLayer)
+        self.mask = mask
 
     def expand(self, prompt_of_row: Tensor, capacity: int) -> None:
         """Makes rows from prompts in every layer."""
         for layer in self.layers:
             layer.expand(prompt_of_row, capacity)
+        self.mask = None if self.mask is None else self.mask[prompt_of_row]
 
     def keep(self, rows: int, targets: Tensor, sources: Tensor) -> None:
         """Moves and drops rows in every layer."""
         for layer in self.layers:
             layer.keep(rows, targets, sources)
+        if self.mask is not None:
+            self.mask.index_copy_(0, targets, self.mask[sources])
+            self.mask = self.mask[:rows]
 
 
 def _expanded(states: Tensor, prompt_of_row: Tensor, capacity: int) -> Tensor:

@@ -1,13 +1,20 @@
 """A decoder written out by hand, for single tokens of the Llama family on a CPU.
 
 A token step of a small model is mostly overhead: modules, masks, attention kernels made for long
-queries. This one runs the same arithmetic as transformers' Llama, Qwen2 and Qwen3, on the module's
-own weights: projections that share an input in one product, and one batched product each for
-scores and values. Its results differ from the module's by rounding alone, and where it does not
-know a model in every detail it declines, and the module itself is run.
+queries, and the keys of one prompt read once for every completion of it. This one runs the same
+arithmetic as transformers' Llama, Qwen2 and Qwen3: projections that share an input in one product,
+weights transposed for the shape of a token step, norm weights and scales multiplied into the
+weights behind them, prompts attended to group by group (`bapo.rollout.group_cache`). Its results
+differ from the module's by rounding alone, and where it does not know a model in every detail it
+declines, and the module itself is run.
+
+Rotary positions turn pairs of numbers, which transformers holds half a head apart. Here the two of
+a pair stand side by side, so that a rotation is a product of complex numbers; query and key are
+reordered alike, and their products stay what they are.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -18,28 +25,48 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
-from bapo.rollout.cache import RowCache, RowCacheLayer
+from bapo.rollout.cache import RowCache
+from bapo.rollout.group_cache import GroupCache
 
 _KNOWN_MODELS = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _KNOWN_ROTATIONS = ("default", "linear", "llama3")
-# In wider models products take the time, and joined weights would only cost memory.
-_WIDEST = 1024
+# The prepared weights are a copy; beside a larger model it would be missed elsewhere.
+_MOST_PARAMETERS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The weights of one layer; biases and head norms are None where the architecture has none."""
+    """The weights of one layer as `(inputs, outputs)`; None where the architecture has none."""
 
-    input_norm: Tensor
     qkv: Tensor
     qkv_bias: Tensor | None
-    query_norm: Tensor | None
-    key_norm: Tensor | None
+    head_norms: Tensor | None
     output: Tensor
     output_bias: Tensor | None
-    mlp_norm: Tensor
-    gate_up: Tensor
+    gate: Tensor
+    up: Tensor
     down: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """What a step writes to: `(R, ...)` for each of the quantities named."""
+
+    hidden: Tensor
+    normed: Tensor
+    length: Tensor
+    qkv: Tensor
+    mixed: Tensor
+    gate: Tensor
+    up: Tensor
+
+    @property
+    def rows(self) -> int:
+        return len(self.hidden)
+
+    def first(self, rows: int) -> "_Space":
+        """The part for so many rows."""
+        return _Space(*(getattr(self, field.name)[:rows] for field in fields(self)))
 
 
 def supports(model: PreTrainedModel) -> bool:
@@ -62,7 +89,7 @@ def supports(model: PreTrainedModel) -> bool:
         plain
         and not hooked
         and {value.dtype for value in model.parameters()} == {torch.float32}
-        and config.hidden_size <= _WIDEST
+        and sum(value.numel() for value in model.parameters()) <= _MOST_PARAMETERS
         and config.hidden_act == "silu"
         and not getattr(config, "mlp_bias", False)
         and rotation in _KNOWN_ROTATIONS
@@ -73,108 +100,166 @@ def supports(model: PreTrainedModel) -> bool:
 class TokenDecoder:
     """Runs one token per row through a model's weights as they are when it is made.
 
-    Made for one batch: the joined weights are copies, so it must not outlive a change of them.
+    The prepared weights are copies, so it must not outlive a change of them: one is made for every
+    call of the sampler.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, cache: RowCache, pads: Tensor, positions: int
-    ) -> None:
-        """Takes the weights.
+    def __init__(self, model: PreTrainedModel, positions: int) -> None:
+        """Prepares the weights.
 
         Args:
             model: One that `supports` accepts.
-            cache: Already expanded to rows.
-            pads: `(R,)` padding before each row's prompt.
             positions: Positions that any row may reach.
         """
         body: Any = model.model
         config: Any = model.config
-        self._cache = cache
-        self._epsilon: float = config.rms_norm_eps
+        attention = body.layers[0].self_attn
+        self._epsilon = torch.tensor(config.rms_norm_eps, dtype=torch.float32)
         self._heads: int = config.num_attention_heads
         self._key_heads: int = config.num_key_value_heads
-        self._size: int = body.layers[0].self_attn.head_dim
-        self._scale: float = body.layers[0].self_attn.scaling
+        self._size: int = attention.head_dim
+        self._order = torch.arange(self._size).view(2, -1).t().flatten()
         self._embedding: Tensor = body.embed_tokens.weight
-        self._final_norm: Tensor = body.norm.weight
-        self._head: Tensor = model.get_output_embeddings().weight  # pyright: ignore
-        self._layers = [_joined(layer) for layer in body.layers]
+        head: Tensor = model.get_output_embeddings().weight  # pyright: ignore
+        self._head = _prepared(head, body.norm.weight)
+        self._layers = [self._layer(layer, attention.scaling) for layer in body.layers]
         every = torch.arange(positions)[None]
         cosine, sine = body.rotary_emb(self._embedding[:1, None], position_ids=every)
-        # Rotating halves with a sign is the same as swapping halves under a signed sine.
         half = self._size // 2
-        self._cosine = cosine[0]
-        self._sine = torch.cat((-sine[0, :, :half], sine[0, :, half:]), dim=-1)
-        # Only the columns that are padding in some row need a mask.
-        self._padded = int(pads.max())
-        columns = torch.arange(self._padded)
-        self._mask = torch.zeros((len(pads), self._padded)).masked_fill_(
-            columns < pads[:, None], float("-inf")
-        )
+        self._rotation = torch.complex(cosine[0, :, :half], sine[0, :, :half])[:, None]
+        self._whole = self._space = _Space(*[torch.empty(0)] * 7)
 
-    def keep(self, index: Tensor) -> None:
-        """Drops all but the rows of `index`, in its order; the cache is dropped elsewhere."""
-        self._mask = self._mask[index]
+    def cache(
+        self, prompts: RowCache, pads: Tensor, prompt_of_row: Sequence[int], capacity: int
+    ) -> GroupCache:
+        """The cache of a batch whose prompts went through the model; see `GroupCache`."""
+        return GroupCache(prompts, pads, prompt_of_row, capacity, self._heads, self._order)
 
-    def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """`(R, V)` logits after `(R,)` tokens at `(R,)` positions, whose keys enter the cache."""
-        hidden = self._embedding[tokens]
-        cosine, sine = self._cosine[positions][:, None], self._sine[positions][:, None]
-        for layer, cached in zip(self._layers, self._cache.layers, strict=True):
-            hidden = self._attend(hidden, layer, cached, cosine, sine)
-            hidden = self._transform(hidden, layer)
-        return functional.linear(self._norm(hidden, self._final_norm), self._head)
+    def step(self, caches: Sequence[GroupCache], tokens: Tensor, positions: Tensor) -> Tensor:
+        """Runs the newest token of every row of every batch.
+
+        Args:
+            caches: Of the batches; the tokens' keys enter them.
+            tokens: `(R,)` of all batches, one after the other.
+            positions: `(R,)`.
+
+        Returns:
+            `(R, V)` logits.
+        """
+        space = self._room(len(tokens))
+        hidden = torch.index_select(self._embedding, 0, tokens, out=space.hidden)
+        rotation = self._rotation.index_select(0, positions)
+        for number, layer in enumerate(self._layers):
+            self._attend(number, layer, caches, space, rotation)
+            normed = self._norm(space)
+            torch.mm(normed, layer.gate, out=space.gate)
+            torch.mm(normed, layer.up, out=space.up)
+            functional.silu(space.gate, inplace=True).mul_(space.up)
+            hidden.addmm_(space.gate, layer.down)
+        for cache in caches:
+            cache.advance()
+        return torch.mm(self._norm(space), self._head)
 
     def _attend(
-        self, hidden: Tensor, layer: _Layer, cached: RowCacheLayer, cosine: Tensor, sine: Tensor
-    ) -> Tensor:
-        rows, heads, key_heads, size = len(hidden), self._heads, self._key_heads, self._size
-        joined = functional.linear(
-            self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias
-        ).view(rows, heads + 2 * key_heads, size)
-        turned = joined[:, : heads + key_heads]
-        if layer.query_norm is not None and layer.key_norm is not None:
-            queries = self._norm(turned[:, :heads], layer.query_norm)
-            turned = torch.cat((queries, self._norm(turned[:, heads:], layer.key_norm)), dim=1)
-        swapped = turned.roll(size // 2, dims=-1)
-        turned = torch.addcmul(turned * cosine, swapped, sine)
-        keys, values = cached.update(turned[:, heads:, None], joined[:, heads + key_heads :, None])
-        length = cached.length
-        queries = turned[:, :heads].reshape(rows * key_heads, heads // key_heads, size)
-        flat_keys = keys.view(rows * key_heads, length, size)
-        scores = torch.bmm(queries, flat_keys.transpose(1, 2)).mul_(self._scale)
-        if self._padded:
-            by_row = scores.view(rows, heads, length)
-            by_row[:, :, : self._padded] += self._mask[:, None]
-        shares = torch.softmax(scores, dim=-1)
-        mixed = torch.bmm(shares, values.view(rows * key_heads, length, size))
-        mixed = functional.linear(mixed.view(rows, heads * size), layer.output, layer.output_bias)
-        return mixed.add_(hidden)
+        self,
+        number: int,
+        layer: _Layer,
+        caches: Sequence[GroupCache],
+        space: "_Space",
+        rotation: Tensor,
+    ) -> None:
+        heads, turning = self._heads, self._heads + self._key_heads
+        normed = self._norm(space)
+        if layer.qkv_bias is None:
+            torch.mm(normed, layer.qkv, out=space.qkv)
+        else:
+            torch.addmm(layer.qkv_bias, normed, layer.qkv, out=space.qkv)
+        joined = space.qkv.view(len(normed), -1, self._size)
+        if layer.head_norms is not None:
+            self._norm_heads(joined[:, :turning], layer.head_norms)
+        pairs = torch.view_as_complex(joined.unflatten(2, (-1, 2)))
+        queries = torch.mul(pairs[:, :heads], rotation)
+        flat = torch.view_as_real(queries).view(-1, self._size)
+        mixed = space.mixed.view(-1, self._size)
+        start = 0
+        for cache in caches:
+            end = start + cache.rows
+            new = slice(start, end)
+            cache.append(number, pairs[new, heads:turning], rotation[new], joined[new, turning:])
+            by_head = slice(start * heads, end * heads)
+            cache.attend(number, flat[by_head], mixed[by_head])
+            start = end
+        space.hidden.addmm_(space.mixed, layer.output)
+        if layer.output_bias is not None:
+            space.hidden.add_(layer.output_bias)
 
-    def _transform(self, hidden: Tensor, layer: _Layer) -> Tensor:
-        both = functional.linear(self._norm(hidden, layer.mlp_norm), layer.gate_up)
-        gate, up = both.chunk(2, dim=-1)
-        return torch.addmm(hidden, functional.silu(gate).mul_(up), layer.down.t())
+    def _norm(self, space: "_Space") -> Tensor:
+        """The hidden states over their root mean square; the norm's weight is in what follows."""
+        length = torch.linalg.vector_norm(space.hidden, dim=-1, keepdim=True, out=space.length)
+        share = 1.0 / space.hidden.shape[1]
+        torch.addcmul(self._epsilon, length, length, value=share, out=length).rsqrt_()
+        return torch.mul(space.hidden, length, out=space.normed)
 
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, weight.shape, weight, self._epsilon)
+    def _norm_heads(self, states: Tensor, weight: Tensor) -> None:
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        length = torch.addcmul(self._epsilon, length, length, value=1.0 / self._size).rsqrt_()
+        states.mul_(length).mul_(weight)
+
+    def _room(self, rows: int) -> "_Space":
+        """Where a step writes; the same memory for as long as there are no more rows."""
+        if rows > self._whole.rows:
+            layer = self._layers[0]
+            self._whole = _Space(
+                hidden=torch.empty((rows, layer.qkv.shape[0])),
+                normed=torch.empty((rows, layer.qkv.shape[0])),
+                length=torch.empty((rows, 1)),
+                qkv=torch.empty((rows, layer.qkv.shape[1])),
+                mixed=torch.empty((rows, layer.output.shape[0])),
+                gate=torch.empty((rows, layer.gate.shape[1])),
+                up=torch.empty((rows, layer.up.shape[1])),
+            )
+        if rows != self._space.rows:
+            self._space = self._whole.first(rows)
+        return self._space
+
+    def _layer(self, layer: Any, scale: float) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        before, behind = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        queries, keys, values = attention.q_proj, attention.k_proj, attention.v_proj
+        head_norms = self._head_norms(attention, scale)
+        # A norm of the queries would undo a scale that stands before it.
+        early = scale if head_norms is None else 1.0
+        weights = (self._in_pairs(queries.weight) * early, self._in_pairs(keys.weight))
+        bias = None
+        if queries.bias is not None:
+            biases = (self._in_pairs(queries.bias) * early, self._in_pairs(keys.bias))
+            bias = torch.cat((*biases, values.bias))
+        return _Layer(
+            qkv=_prepared(torch.cat((*weights, values.weight)), before),
+            qkv_bias=bias,
+            head_norms=head_norms,
+            output=_prepared(attention.o_proj.weight),
+            output_bias=attention.o_proj.bias,
+            gate=_prepared(mlp.gate_proj.weight, behind),
+            up=_prepared(mlp.up_proj.weight, behind),
+            down=_prepared(mlp.down_proj.weight),
+        )
+
+    def _head_norms(self, attention: Any, scale: float) -> Tensor | None:
+        """`(H + Hk, D)` weights of the norms of queries, scaled, and of keys."""
+        query_norm = getattr(attention, "q_norm", None)
+        key_norm = getattr(attention, "k_norm", None)
+        if query_norm is None or key_norm is None:
+            return None
+        of_queries = (query_norm.weight[self._order] * scale).expand(self._heads, -1)
+        return torch.cat((of_queries, key_norm.weight[self._order].expand(self._key_heads, -1)))
+
+    def _in_pairs(self, weight: Tensor) -> Tensor:
+        """The rows of a projection's weight or bias, the two of a rotated pair side by side."""
+        return weight.unflatten(0, (-1, self._size))[:, self._order].flatten(0, 1)
 
 
-def _joined(layer: Any) -> _Layer:
-    """The weights of a transformers layer, projections of the same input joined."""
-    attention, mlp = layer.self_attn, layer.mlp
-    inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
-    biased = attention.q_proj.bias is not None
-    query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-    return _Layer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat([projection.weight for projection in inputs]),
-        qkv_bias=torch.cat([projection.bias for projection in inputs]) if biased else None,
-        query_norm=None if query_norm is None else query_norm.weight,
-        key_norm=None if key_norm is None else key_norm.weight,
-        output=attention.o_proj.weight,
-        output_bias=attention.o_proj.bias,
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        down=mlp.down_proj.weight,
-    )
+def _prepared(weight: Tensor, norm: Tensor | None = None) -> Tensor:
+    """`(outputs, inputs)` as contiguous `(inputs, outputs)`, times the norm before it."""
+    weight = weight if norm is None else weight * norm
+    return weight.t().contiguous()

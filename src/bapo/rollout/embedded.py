@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from bapo.config.settings import RolloutSettings
 from bapo.rollout.batching import pad_right
 from bapo.rollout.encoding import PromptEncoder
-from bapo.rollout.engine import ScoreRow
+from bapo.rollout.engine import OnRollout, ScoreRow
 from bapo.rollout.loading import Policy
 from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.randomness import completion_key
 from bapo.rollout.sampler import COMPACT_BELOW, Sampler
 from bapo.rollout.versions import VersionedWeights, Weights
-from bapo.types import FloatArray, Prompt, Rollout
+from bapo.types import Completion, FloatArray, Prompt, Rollout
 
 # Logits held at once while scoring; bounds the memory for large vocabularies.
 _SCORE_NUMBERS = 1 << 28
@@ -39,6 +39,7 @@ class EmbeddedEngine:
         *,
         compact_below: float = COMPACT_BELOW,
         fast: bool = True,
+        refill: bool = True,
     ) -> None:
         """Makes an engine that holds no version yet.
 
@@ -48,6 +49,7 @@ class EmbeddedEngine:
             settings: New tokens, stop strings and the token budget.
             compact_below: See `Sampler`.
             fast: See `Sampler`.
+            refill: See `Sampler`.
 
         Raises:
             ModelError: The model's architecture is not supported.
@@ -57,7 +59,9 @@ class EmbeddedEngine:
         head: Any = model.get_output_embeddings()
         self._score_budget = min(settings.token_budget, _SCORE_NUMBERS // head.weight.shape[0])
         self._weights = VersionedWeights(model)
-        self._sampler = Sampler(model, encoder, settings, compact_below=compact_below, fast=fast)
+        self._sampler = Sampler(
+            model, encoder, settings, compact_below=compact_below, fast=fast, refill=refill
+        )
 
     @classmethod
     def of_policy(
@@ -67,6 +71,7 @@ class EmbeddedEngine:
         *,
         compact_below: float = COMPACT_BELOW,
         fast: bool = True,
+        refill: bool = True,
         open_image: OpenImage | None = None,
     ) -> "EmbeddedEngine":
         """An engine on a loaded policy's own model and tokenizer.
@@ -76,6 +81,7 @@ class EmbeddedEngine:
             settings: Limits of sampling.
             compact_below: See `Sampler`.
             fast: See `Sampler`.
+            refill: See `Sampler`.
             open_image: Makes the pictures that the task's prompts show; None where they show none.
         """
         pictures = None
@@ -89,7 +95,14 @@ class EmbeddedEngine:
             pictures,
             settings.chat_template_kwargs,
         )
-        return cls(policy.model, encoder, settings, compact_below=compact_below, fast=fast)
+        return cls(
+            policy.model,
+            encoder,
+            settings,
+            compact_below=compact_below,
+            fast=fast,
+            refill=refill,
+        )
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -118,6 +131,7 @@ class EmbeddedEngine:
         step: int,
         seed: int,
         temperature: float,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         """Samples a group for each prompt, in order; see `Engine.sample`.
 
@@ -135,13 +149,18 @@ class EmbeddedEngine:
             [completion_key(seed, step, prompt.prompt_id, index) for index in range(group_size)]
             for prompt in prompts
         ]
+        made: dict[int, Rollout] = {}
+
+        def take(number: int, group: list[Completion]) -> None:
+            ids, prompt = encoded[number], prompts[number]
+            made[number] = Rollout(prompt, ids, tuple(group), version, step, temperature)
+            if on_rollout:
+                on_rollout(made[number])
+
         with self._running(version):
             images = [prompt.images for prompt in prompts]
-            sampled = self._sampler.sample(encoded, keys, temperature, images)
-        return [
-            Rollout(prompt, ids, tuple(completions), version, step, temperature)
-            for prompt, ids, completions in zip(prompts, encoded, sampled, strict=True)
-        ]
+            self._sampler.sample(encoded, keys, temperature, take, images)
+        return [made[number] for number in range(len(prompts))]
 
     @torch.inference_mode()
     def score(

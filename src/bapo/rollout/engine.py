@@ -1,12 +1,14 @@
 """The interface behind which completions are sampled, whatever runs the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from bapo.types import FloatArray, ImageReference, IntArray, Prompt, Rollout
+
+OnRollout = Callable[[Rollout], None]
 
 
 class ScoreRow(NamedTuple):
@@ -64,6 +66,7 @@ class Engine(Protocol):
         step: int,
         seed: int,
         temperature: float,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         """Samples a group for each prompt, in the order of the prompts.
 
@@ -77,6 +80,8 @@ class Engine(Protocol):
             step: The training step, which goes into the random numbers and the record.
             seed: The run's seed.
             temperature: Above 0.
+            on_rollout: Called once with every rollout that is returned, as soon as its last
+                completion has ended, in any order; an engine may call it only at the end.
 
         Raises:
             StaleEngineError: The version is not held.

@@ -3,22 +3,45 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bapo.rollout.batching import Row, pad_left, pad_right, plan_batches
+from bapo.rollout.batching import Row, WaitingRows, pad_left, pad_right
+
+
+def batches_of(lengths, group_size, new_tokens, budget) -> list[list[Row]]:
+    waiting = WaitingRows(lengths, group_size, new_tokens)
+    batches = []
+    while waiting:
+        batches.append(waiting.take(budget))
+    return batches
 
 
 def test_rows_stand_sorted_by_prompt_length_in_batches_that_fit():
     # Widths 2+4 = 6 and 5+4 = 9: a budget of 18 holds 3 rows of the first or 2 of the second.
-    batches = list(plan_batches([5, 2], group_size=2, new_tokens=4, token_budget=18))
+    batches = batches_of([5, 2], group_size=2, new_tokens=4, budget=18)
     assert batches == [[Row(1, 0), Row(1, 1)], [Row(0, 0), Row(0, 1)]]
 
 
 def test_a_group_larger_than_the_budget_is_split():
-    batches = list(plan_batches([2], group_size=3, new_tokens=4, token_budget=12))
+    batches = batches_of([2], group_size=3, new_tokens=4, budget=12)
     assert batches == [[Row(0, 0), Row(0, 1)], [Row(0, 2)]]
 
 
+def test_a_group_that_does_not_fit_beside_others_waits_for_the_next_batch():
+    # Width 6: a budget of 30 holds five rows, and so one group of three.
+    batches = batches_of([2, 2], group_size=3, new_tokens=4, budget=30)
+    assert batches == [[Row(0, 0), Row(0, 1), Row(0, 2)], [Row(1, 0), Row(1, 1), Row(1, 2)]]
+
+
 def test_a_row_larger_than_the_budget_goes_alone():
-    assert list(plan_batches([9], 2, 4, 5)) == [[Row(0, 0)], [Row(0, 1)]]
+    assert batches_of([9], 2, 4, 5) == [[Row(0, 0)], [Row(0, 1)]]
+
+
+def test_what_the_next_group_needs_counts_the_rows_that_are_left_of_it():
+    waiting = WaitingRows([2, 5], group_size=3, new_tokens=4)
+    assert waiting.next_need == 3 * 6
+    waiting.take(12)
+    assert waiting.next_need == 1 * 6
+    waiting.take(6)
+    assert waiting.next_need == 3 * 9
 
 
 @given(
@@ -30,7 +53,7 @@ def test_a_row_larger_than_the_budget_goes_alone():
 def test_every_row_stands_in_one_batch_and_no_batch_exceeds_the_budget(
     lengths, group_size, new_tokens, budget
 ):
-    batches = list(plan_batches(lengths, group_size, new_tokens, budget))
+    batches = batches_of(lengths, group_size, new_tokens, budget)
     rows = [row for batch in batches for row in batch]
     expected = {Row(prompt, index) for prompt in range(len(lengths)) for index in range(group_size)}
     assert len(rows) == len(expected)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -5,8 +6,9 @@ import pytest
 import torch
 
 from bapo.errors import DataError, ModelError, RunStoppedError
-from bapo.rollout.decoder import supports
-from bapo.rollout.sampler import draw_tokens
+from bapo.rollout.decoder import TokenDecoder, supports
+from bapo.rollout.drawing import draw_tokens
+from bapo.rollout.loading import Policy
 from bapo.types import FinishReason, Prompt, Rollout
 from tests.rollout_models import (
     ARCHITECTURES,
@@ -85,18 +87,42 @@ def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, te
             assert np.abs(expected - one.behavior_logps).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", FAST_ARCHITECTURES)
-def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name):
-    policy = tiny_policy(name.split()[0], **FAST_ARCHITECTURES[name])
+def with_uneven_vectors(policy: Policy) -> Policy:
+    """Norms and biases are ones and zeros in a fresh model, and would hide that they are used."""
     with torch.no_grad():
         for parameter in policy.model.parameters():
-            if parameter.ndim == 1:  # norms and biases are ones and zeros in a fresh model
+            if parameter.ndim == 1:
                 parameter.add_(torch.linspace(-0.3, 0.4, len(parameter)))
+    return policy
+
+
+def errors(policy: Policy, rollouts: list[Rollout]) -> np.ndarray:
+    """How far each log-probability is from that of a full forward pass in float64."""
+    exact = copy.deepcopy(policy.model).double()
+    found = []
+    for rollout in rollouts:
+        for one in rollout.completions:
+            ids = np.concatenate([rollout.prompt_token_ids, one.token_ids]).astype(np.int64)
+            with torch.no_grad():
+                logps = torch.log_softmax(exact(torch.from_numpy(ids)[None]).logits[0, :-1], -1)
+            picked = logps.gather(1, torch.from_numpy(ids)[1:, None])[:, 0].numpy()
+            found.append(picked[len(rollout.prompt_token_ids) - 1 :] - one.behavior_logps)
+    return np.abs(np.concatenate(found))
+
+
+@pytest.mark.parametrize("name", FAST_ARCHITECTURES)
+def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name):
+    policy = with_uneven_vectors(tiny_policy(name.split()[0], **FAST_ARCHITECTURES[name]))
     assert supports(policy.model)
-    fast = sample(tiny_engine(policy, max_new_tokens=40), group_size=8)
-    assert same_completions(
-        fast, sample(tiny_engine(policy, max_new_tokens=40, fast=False), group_size=8)
+    fast, slow = (
+        sample(tiny_engine(policy, max_new_tokens=40, fast=fast), group_size=8)
+        for fast in (True, False)
     )
+    assert tokens(fast) == tokens(slow)
+    # The module's own log-probabilities are up to 1.4e-5 from the exact ones here.
+    own, of_module = errors(policy, fast), errors(policy, slow)
+    assert own.mean() < 1.2 * of_module.mean()
+    assert own.max() < 2 * of_module.max()
 
 
 @pytest.mark.parametrize("name", ["gemma", "gemma3_text", "phi", "mistral", "gpt2"])
@@ -156,6 +182,53 @@ def test_dropping_ended_rows_saves_decoded_tokens():
     sample(keeping)
     assert dropping.metrics()["decode_tokens"] == made
     assert keeping.metrics()["decode_tokens"] > made
+
+
+def test_waiting_prompts_join_as_rows_end_and_change_no_result(monkeypatch):
+    policy = tiny_policy()
+    prompts = [Prompt(f"q{number}", TEXTS[number % 5], {}) for number in range(40)]
+    step = TokenDecoder.step
+    rows: list[int] = []
+
+    def counted(self, caches, tokens, positions):
+        rows.append(len(tokens))
+        return step(self, caches, tokens, positions)
+
+    monkeypatch.setattr(TokenDecoder, "step", counted)
+    results, steps, counts = [], [], []
+    for refill in (True, False):
+        # A row of the shortest prompt needs 41 positions: at most 24 of the 160 rows fit.
+        engine = tiny_engine(
+            policy, max_new_tokens=40, token_budget=1000, compact_below=1.0, refill=refill
+        )
+        results.append(sample(engine, prompts))
+        steps.append(len(rows))
+        assert max(rows) <= 24
+        rows.clear()
+        counts.append(engine.metrics())
+    assert same_completions(*results)
+    assert steps[0] < 0.7 * steps[1]
+    assert counts[0] == counts[1]
+
+
+def test_the_groups_of_a_prompt_are_handed_over_as_soon_as_they_are_whole():
+    engine = tiny_engine(max_new_tokens=40, token_budget=400)
+    early: list[Rollout] = []
+    rollouts = sample(engine, on_rollout=early.append)
+    assert sorted(one.prompt.prompt_id for one in early) == ["p0", "p1", "p2", "p3", "p4"]
+    assert all(any(one is other for other in rollouts) for one in early)
+
+
+def test_a_group_that_ends_early_is_handed_over_while_others_are_sampled():
+    engine = tiny_engine(max_new_tokens=40)
+    decoded: dict[str, int] = {}
+
+    def note(rollout: Rollout) -> None:
+        decoded[rollout.prompt.prompt_id] = engine.metrics()["decode_tokens"]
+
+    sample(engine, group_size=2, on_rollout=note)
+    assert len(set(decoded.values())) > 1
+    assert min(decoded.values()) < engine.metrics()["decode_tokens"]
 
 
 def test_each_prompt_is_prefilled_once_per_batch():
@@ -359,10 +432,24 @@ def test_draw_tokens_in_parts_equals_the_whole(monkeypatch):
     logits = torch.randn((7, 11), generator=generator)
     uniforms = torch.rand(7, generator=generator, dtype=torch.float64)
     whole = draw_tokens(logits, uniforms, 0.7)
-    monkeypatch.setattr("bapo.rollout.sampler._DRAW_NUMBERS", 22)
+    monkeypatch.setattr("bapo.rollout.drawing._DRAW_NUMBERS", 22)
     parts = draw_tokens(logits, uniforms, 0.7)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
+
+
+def test_a_large_vocabulary_is_searched_in_blocks_with_the_same_result(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn((500, 1000), generator=generator)
+    logits[:, ::3] = -math.inf
+    uniforms = torch.rand(500, generator=generator, dtype=torch.float64)
+    uniforms[:2] = torch.tensor([0.0, 1.0])
+    in_blocks = draw_tokens(logits, uniforms, 0.7)
+    monkeypatch.setattr("bapo.rollout.drawing._BLOCK", 1000)
+    whole = draw_tokens(logits, uniforms, 0.7)
+    assert torch.equal(in_blocks[0], whole[0])
+    assert torch.equal(in_blocks[1], whole[1])
+    assert (in_blocks[0] % 3 > 0).all()
 
 
 def test_the_vocabulary_may_be_larger_than_the_tokenizer():
