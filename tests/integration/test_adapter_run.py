@@ -110,11 +110,13 @@ def test_peft_loads_the_result_and_merging_gives_a_plain_model(folder, tmp_path)
     assert "has no adapter to merge" in str(again.exception)
 
 
-def test_eval_measures_a_run_that_trained_an_adapter(folder):
+def test_a_run_that_trained_an_adapter_is_measured_inspected_and_reported(folder, tmp_path):
     verifier = f"reward.verifier={folder / 'verifier.py'}:verify"
     done = invoke("eval", folder / "run", verifier, "--samples", 2, "--prompts", 3)
     assert done.exit_code == 0, done.output
     assert "pass@2" in done.output
+    assert invoke("inspect", folder / "run").exit_code == 0
+    assert invoke("report", folder / "run", "--output", tmp_path / "r.html").exit_code == 0
 
 
 def test_a_saved_adapter_is_trained_on(folder, tmp_path):

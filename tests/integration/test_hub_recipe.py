@@ -2,12 +2,14 @@
 
 import json
 import string
+from pathlib import Path
 
 import pytest
 import torch
 
-from bapo.config import ModelSettings, find_recipe, load_recipe
+from bapo.config import ModelSettings, find_recipe, load_recipe, load_warmstart_recipe
 from bapo.rollout import load_policy
+from bapo.tasks import TASKS
 from bapo.training import train
 from tests.rollout_models import character_tokenizer, tiny_model
 
@@ -76,6 +78,30 @@ def test_the_recipe_for_one_gpu_trains_an_adapter_of_its_architecture(instructio
     assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
     example = json.loads((tmp_path / "run" / "examples.jsonl").read_text().splitlines()[0])
     assert "<answer>" in example["prompt"]
+
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_resolves(path):
+    if path.stem.endswith("-base"):
+        assert load_warmstart_recipe(path).steps >= 1
+        return
+    recipe = load_recipe(path)
+    assert recipe.task.name in TASKS
+    if recipe.adapter.rank:
+        assert recipe.model.dtype == "bfloat16"
+        assert recipe.training.learning_rate == 1e-5
+
+
+def test_the_recipe_with_the_papers_settings_has_what_its_comment_says():
+    recipe = load_recipe("countdown-8gpu")
+    training, adaptation = recipe.training, recipe.adaptation
+    assert training.batch_groups // training.updates_per_step == 64
+    assert (adaptation.behavior_sync_every, adaptation.retry_every) == (5, 5)
+    assert (adaptation.hard_capacity, recipe.objective.kl_coefficient) == (128, 0.005)
+    assert recipe.steps == 3 * recipe.task.options["train_size"] // training.batch_groups
 
 
 def test_the_recipe_trains_all_weights_where_its_comment_is_followed(instruction_model, tmp_path):

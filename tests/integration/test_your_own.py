@@ -1,17 +1,21 @@
 """A user's own model, data and verifier together, through the command line."""
 
 import json
+import re
 import string
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from accelerate import Accelerator
 from typer.testing import CliRunner
 
 from bapo.cli import app
-from bapo.config import resolve_recipe
+from bapo.config import RewardSettings, resolve_recipe
 from bapo.errors import BapoError
+from bapo.reward import VerifierPool
 from bapo.training import train
 from tests.rollout_models import character_tokenizer, tiny_model
 
@@ -143,3 +147,21 @@ def test_a_batch_of_nothing_but_masked_answers_teaches_nothing(place):
     for one in lines(place / "run", "metrics.jsonl"):
         assert one["grad_norm"] == 0.0
         assert one["loss"] == 0.0
+
+
+def test_the_function_of_the_page_that_joins_two_rewards_is_a_verifier(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "your-own.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "joined.py").write_text(block)
+    columns = {"answer": "4"}
+    with VerifierPool(f"{tmp_path / 'joined.py'}:verify", RewardSettings(workers=1)) as pool:
+        seen = pool.verify([("2+2=4", columns), ("4", columns), ("2+2=5", columns)])
+    assert [(one.correct, one.score) for one in seen] == [(True, 1.1), (True, 1.0), (False, 0.1)]
+
+
+def test_two_processes_are_refused_before_anything_is_written(place, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    content = recipe(reward={"verifier": "thoughts.py:verify"})
+    with pytest.raises(BapoError, match="bapo trains in one process"):
+        train(resolve_recipe(content), place / "run")
+    assert not (place / "run").exists()
