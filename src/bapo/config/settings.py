@@ -320,8 +320,21 @@ class TrainingSettings:
         "constant", "the learning rate after the warm-up", choices=["constant", "linear", "cosine"]
     )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0)
-    micro_batch_tokens: int = setting(
-        16384, "padded tokens, prompts included, in one forward and backward pass", low=16
+    micro_batch_tokens: int | None = setting(
+        None,
+        "padded tokens, prompts included, in one forward and backward pass; empty means 2048 on a "
+        "CPU, where more do not stay in its caches, and 16384 elsewhere",
+        low=16,
+    )
+    share_prompts: bool = setting(
+        True,
+        "compute a group's prompt once for as many of its completions as pays, where the model "
+        "gives the same numbers with it",
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "keep only each layer's input for the backward pass and compute the rest again: less "
+        "memory for about a third more time",
     )
     max_nonfinite_steps: int = setting(
         5,

@@ -26,6 +26,7 @@ from bapo.objective.divergence import (
     tv_token_sum,
     tv_two_sided,
 )
+from bapo.objective.head import head_logps
 from bapo.objective.kl import behavior_kl
 from bapo.objective.logps import TokenLogps, token_logps
 from bapo.objective.loss import LossInputs, LossOutput, loss_normaliser, policy_loss
@@ -54,6 +55,7 @@ __all__ = [
     "expected_gain",
     "group_advantages",
     "group_bounds",
+    "head_logps",
     "importance_weights",
     "improvement_bound",
     "loss_normaliser",

@@ -31,6 +31,7 @@ def token_logps(
     token_ids: Tensor,
     temperature: Tensor | float = 1.0,
     *,
+    entropy: bool = True,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> TokenLogps:
     """Log-probability of each token, and the entropy, under `softmax(logits / temperature)`.
@@ -47,6 +48,7 @@ def token_logps(
         token_ids: `(B, T)` integers in [0, V), at padded places too.
         temperature: The temperature at which the tokens were sampled, above 0: a number, or `(B,)`,
             one for each row.
+        entropy: Whether entropies are wanted; without, they are NaN.
         chunk_elements: Logits processed at once; at least one token's vocabulary is.
 
     Returns:
@@ -61,7 +63,7 @@ def token_logps(
         raise ValueError(f"Logits (B, T, V) and token ids (B, T) do not fit: {shapes}.")
     scale = _temperature_column(temperature, logits)
     return TokenLogps(
-        *_SelectedLogSoftmax.apply(logits, token_ids[..., None], scale, chunk_elements)
+        *_SelectedLogSoftmax.apply(logits, token_ids[..., None], scale, chunk_elements, entropy)
     )
 
 
@@ -85,15 +87,22 @@ class _SelectedLogSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, index: Tensor, scale: Tensor | None, budget: int
+        ctx: Any,
+        logits: Tensor,
+        index: Tensor,
+        scale: Tensor | None,
+        budget: int,
+        wants_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(logits, index, scale)
         ctx.budget = budget
         logps = torch.empty(logits.shape[:2], dtype=torch.float32, device=logits.device)
-        entropy = torch.empty_like(logps)
+        entropy = torch.full_like(logps, torch.nan)
         for part in _chunks(logits, budget):
             log_softmax = torch.log_softmax(_scaled(logits, scale, part), -1, dtype=torch.float32)
             logps[part] = log_softmax.gather(-1, index[part]).squeeze(-1)
+            if not wants_entropy:
+                continue
             # An impossible token (log-probability -inf) adds nothing; 0 * -inf would be NaN.
             finite = log_softmax.clamp(min=torch.finfo(torch.float32).min)
             entropy[part] = log_softmax.exp_().mul_(finite).sum(dim=-1).neg_()
@@ -104,7 +113,7 @@ class _SelectedLogSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_logps: Tensor, _: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None]:
         logits, index, scale = ctx.saved_tensors
         grad = torch.empty_like(logits)
         for part in _chunks(logits, ctx.budget):
@@ -114,7 +123,7 @@ class _SelectedLogSoftmax(torch.autograd.Function):
             slope = torch.softmax(_scaled(logits, scale, part), -1, dtype=torch.float32)
             slope.mul_(-upstream).scatter_add_(-1, index[part], upstream)
             grad[part] = slope.masked_fill_(upstream == 0, 0.0)
-        return grad, None, None, None
+        return grad, None, None, None, None
 
 
 def _chunks(logits: Tensor, budget: int) -> Iterator[tuple[slice, slice]]:

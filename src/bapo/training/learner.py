@@ -29,7 +29,7 @@ from bapo.objective import (
     policy_loss,
 )
 from bapo.rollout import PictureReader, is_quantised
-from bapo.training.batching import MicroBatch, Row, mini_batches
+from bapo.training.batching import Row, mini_batches
 from bapo.training.bounds import (
     EntryRows,
     behavior_distances,
@@ -37,8 +37,10 @@ from bapo.training.bounds import (
     entries_of_minis,
     stale_distances,
 )
+from bapo.training.micro_batches import MicroBatch, by_row
+from bapo.training.model_traits import model_traits
 from bapo.training.schedule import learning_rate
-from bapo.training.scoring import Scorer, logps_by_row
+from bapo.training.scoring import Scorer
 from bapo.training.trust_region import HeldStep, UpdateLength
 from bapo.training.update_report import UpdateReport
 from bapo.types import FloatArray, TrainBatch
@@ -85,6 +87,9 @@ class Learner:
             and accelerator.mixed_precision == "no"
             and not is_quantised(model)
         )
+        traits = model_traits(model, reads_pictures=pictures is not None)
+        if training.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
@@ -94,11 +99,13 @@ class Learner:
         self._model, self._optimizer = accelerator.prepare(model, optimizer)
         self._scorer = Scorer(
             self._model,
+            traits,
             pad_token_id=pad_token_id,
             training=training,
-            device=accelerator.device,
+            accelerator=accelerator,
             pictures=pictures,
         )
+        self.sharing_refused = traits.sharing_refused if training.share_prompts else ""
         self._scored: dict[int, tuple[Row, FloatArray]] = {}
         self._update_length = UpdateLength()
         self._model.eval()  # no dropout anywhere; gradients flow all the same
@@ -356,7 +363,7 @@ class Learner:
             _add(sums, added)
         self._optimizer.zero_grad()
         for micro, logps in scores:
-            found = logps_by_row(micro, logps)
+            found = by_row(micro, logps)
             for row in micro.rows:
                 row.policy_logps = found[id(row)]
         return (loss_value, norm_value) if finite else (None, None)

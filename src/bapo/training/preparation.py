@@ -130,6 +130,8 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         accelerator=accelerator,
         pictures=engine.encoder.pictures,
     )
+    if learner.sharing_refused:
+        progress.stage(f"completions do not share their prompt: {learner.sharing_refused}")
     policies = EnginePolicies(
         engine,
         learner,

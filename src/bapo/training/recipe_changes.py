@@ -30,7 +30,9 @@ _SAID = {
     "reward.memory_megabytes",
     "reward.timeout_seconds",
     "rollout.token_budget",
+    "training.gradient_checkpointing",
     "training.micro_batch_tokens",
+    "training.share_prompts",
 }
 """Settings that a run may need changed to go on at all: on another machine, out of memory, with a
 verifier that was given too little time. They change last bits or single verdicts, which is said."""

@@ -1,21 +1,32 @@
-"""From rows to log-probabilities: micro-batches, what the model reads, and what it says of them.
+"""From rows to log-probabilities: what the model reads, and what it says of the targets.
 
 The one place that calls the policy's module, with gradient for the learner and without it for the
-proximal policy, the bound and the probes.
+proximal policy, the bound and the probes. Two things are done only where a trial shows that the
+model gives the same numbers with them: completions share their prompt's computation (see
+`bapo.training.packing`), and the output head is taken out of the module, so that logits are made
+for a chunk of tokens at a time (see `bapo.objective.head`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bapo.config import TrainingSettings
-from bapo.objective import TokenLogps, token_logps
+from bapo.objective import TokenLogps, head_logps, token_logps
 from bapo.rollout import PictureReader
-from bapo.training.batching import MicroBatch, Row, micro_batches
+from bapo.training.batching import Row
+from bapo.training.micro_batches import MicroBatch, by_row, micro_batches
+from bapo.training.model_traits import ModelTraits, attention_inputs, bypassed
 from bapo.types import FloatArray
+
+_CPU_TOKENS, _DEVICE_TOKENS = 2048, 16384
+"""Padded tokens of a pass: on a CPU as many as stay in its caches, elsewhere as fill the device."""
 
 
 class Scorer:
@@ -23,49 +34,78 @@ class Scorer:
 
     Args:
         model: The policy, as the accelerator prepared it.
+        traits: What was found about the model before.
         pad_token_id: What padded positions hold.
-        training: The size of micro-batches.
-        device: Where the module is.
+        training: The size of micro-batches and what is checkpointed.
+        accelerator: Device and precision.
         pictures: Gives what an image-text model reads besides tokens; None for one of text alone.
     """
 
     def __init__(
         self,
         model: Any,
+        traits: ModelTraits,
         *,
         pad_token_id: int,
         training: TrainingSettings,
-        device: torch.device,
+        accelerator: Accelerator,
         pictures: PictureReader | None = None,
     ) -> None:
         self._model = model
+        self._pair_cost = traits.pair_cost if training.share_prompts else None
+        self._mask_dtype = traits.mask_dtype
+        self._head = traits.head
         self._pad_token_id = pad_token_id
-        self._training = training
-        self._device = device
+        self._accelerator = accelerator
         self._pictures = pictures
+        on_cpu = accelerator.device.type == "cpu"
+        usual = _CPU_TOKENS if on_cpu else _DEVICE_TOKENS
+        self._token_budget = training.micro_batch_tokens or usual
+        self._checkpointed = [
+            module
+            for module in model.modules()
+            if training.gradient_checkpointing and isinstance(module, GradientCheckpointingLayer)
+        ]
 
     def micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        """Cuts rows into what one forward pass takes; see `bapo.training.batching`."""
+        """Cuts rows into what one forward pass takes; see `bapo.training.micro_batches`."""
         return micro_batches(
-            rows, self._training.micro_batch_tokens, self._pad_token_id, self._device
+            rows,
+            self._token_budget,
+            self._pad_token_id,
+            self._accelerator.device,
+            pair_cost=self._pair_cost,
         )
 
-    def forward(self, micro: MicroBatch) -> TokenLogps:
-        """Log-probabilities and entropies `(N, T)` of a micro-batch's targets, with gradient."""
-        kept = micro.token_ids.shape[1] - micro.first
-        logits = self._model(
-            input_ids=micro.token_ids,
-            use_cache=False,
-            logits_to_keep=kept,
-            **self._shown(micro),
-        ).logits
-        return token_logps(logits[:, :-1], micro.targets, micro.temperatures)
+    def forward(self, micro: MicroBatch, *, entropy: bool = True) -> TokenLogps:
+        """Log-probabilities, with gradient, and entropies `(R, T)` of a micro-batch's completions.
+
+        Args:
+            micro: From `micro_batches`.
+            entropy: Whether entropies are wanted; without, they are NaN.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._accelerator.autocast())
+            stack.enter_context(self._checkpointing())
+            if self._head is not None:
+                stack.enter_context(bypassed(self._head))
+            outputs = self._model(
+                input_ids=micro.token_ids,
+                use_cache=False,
+                logits_to_keep=micro.token_ids.shape[1] - micro.first,
+                **attention_inputs(micro, self._mask_dtype),
+                **self._shown(micro),
+            ).logits
+            found = self._targets(micro, outputs.flatten(0, 1)[micro.places], entropy)
+        return TokenLogps(_laid_out(micro, found.logps), _laid_out(micro, found.entropy))
 
     def _shown(self, micro: MicroBatch) -> Mapping[str, Tensor]:
         """What the model reads besides the tokens; nothing in a model of text alone."""
         if self._pictures is None:
             return {}
-        rows = [(row.images, np.concatenate((row.prompt, row.completion))) for row in micro.rows]
+        rows = [
+            (row.images, np.concatenate((row.prompt, row.completion[:-1]))) for row in micro.rows
+        ]
         return self._pictures.inputs(rows, micro.token_ids.shape[1]).arguments
 
     @torch.no_grad()
@@ -80,12 +120,41 @@ class Scorer:
         """
         found: dict[int, FloatArray] = {}
         for micro in self.micro_batches(rows):
-            found.update(logps_by_row(micro, self.forward(micro).logps))
+            found.update(by_row(micro, self.forward(micro, entropy=False).logps))
         return [found[id(row)] for row in rows]
 
+    def _targets(self, micro: MicroBatch, outputs: Tensor, entropy: bool) -> TokenLogps:
+        """`(M,)` of the targets, from the `(M, H)` hidden states or `(M, V)` logits before them."""
+        row_of_target = micro.cells // micro.mask.shape[1]
+        temperatures = micro.temperatures[row_of_target]
+        if self._head is None:
+            found = token_logps(
+                outputs[:, None], micro.targets[:, None], temperatures, entropy=entropy
+            )
+            return TokenLogps(found.logps[:, 0], found.entropy[:, 0])
+        head = self._head
+        return head_logps(
+            outputs, head.weight, head.bias, micro.targets, temperatures, entropy=entropy
+        )
 
-def logps_by_row(micro: MicroBatch, logps: Tensor) -> dict[int, FloatArray]:
-    """Each row's own part, `(T,)`, of a micro-batch's log-probabilities, by the row's identity."""
-    values = logps.cpu().numpy()
-    spans = enumerate(micro.spans())
-    return {id(row): values[index, span].copy() for index, (row, span) in spans}
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Layers keep their inputs alone for the backward pass, where that is set.
+
+        transformers does so only for a layer in training mode; the modules inside it stay as they
+        are, so that nothing else changes.
+        """
+        wanted = torch.is_grad_enabled()
+        for layer in self._checkpointed:
+            layer.training = wanted
+        try:
+            yield
+        finally:
+            for layer in self._checkpointed:
+                layer.training = False
+
+
+def _laid_out(micro: MicroBatch, values: Tensor) -> Tensor:
+    """Values of targets `(M,)` as `(R, T)`, zero behind a completion's end."""
+    empty = torch.zeros(micro.mask.numel(), dtype=values.dtype, device=values.device)
+    return empty.index_copy(0, micro.cells, values).view(micro.mask.shape)

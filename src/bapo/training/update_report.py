@@ -17,7 +17,8 @@ class UpdateReport:
         updates: Optimizer updates applied.
         nonfinite: Optimizer updates not applied because loss or gradient was not finite.
         groups_skipped: Places in the batch of the groups of these updates.
-        forward_tokens: Tokens read without gradient, prompts included, padding not.
+        forward_tokens: Tokens read without gradient: prompt and completion of every row, whether or
+            not rows share the prompt's computation; padding not.
         backward_tokens: Tokens read with gradient, likewise.
         objective: The metrics of `objective_metrics`.
         bound: The metrics of `bound_metrics`.

@@ -67,7 +67,8 @@ def test_rows_that_are_all_masked_count_for_nothing_beside_others():
         rollout = dataclasses.replace(group.rollout, completions=tuple(completions))
         group = sampled_by(model, Group(rollout, group.verdicts))
         group.rollout.completions[3].loss_mask[:] = False
-        learner = make_learner(model, micro_batch_tokens=16)  # a row at a time: the same shapes
+        # A row at a time: the same shapes.
+        learner = make_learner(model, micro_batch_tokens=16, share_prompts=False)
         assert learner.update(batch_of(group)).updates == 1
         updates.append(copied(learner.weights))
     assert same_bits(*updates)

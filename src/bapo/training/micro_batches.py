@@ -1,0 +1,200 @@
+"""From the rows of an optimizer update to what the model reads in one pass.
+
+Rows stand in packs (see `bapo.training.packing`), one row or several behind one prompt; packs of
+similar length stand together, padded on the right and cut by a budget of padded tokens. Causal
+attention never looks right, so packs of one row need no attention mask, and what stands at a padded
+position cannot reach a real one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bapo.training.batching import Row
+from bapo.training.packing import Pack, packs
+from bapo.types import FloatArray
+
+PROMPT, PADDING = 0, -1
+"""Segments that are not a completion's; completions count from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Packs padded to one length, and the rows that stand in them.
+
+    The model reads `token_ids`. Of its outputs from position `first` on, laid end to end, `places`
+    names the one that predicts each target. Everything about rows is `(R, T)` rows x completion
+    tokens, T the longest completion; `cells` names the place of each target in it, laid end to end.
+
+    Attributes:
+        rows: R rows, in order.
+        token_ids: `(N, L)` packs x tokens.
+        positions: `(N, L)` place of each token in its own row; None where no pack is shared.
+        segments: `(N, L)` `PROMPT`, `PADDING` or which of the pack's completions; None likewise.
+        first: The first position whose output is needed.
+        places: `(M,)` integers in [0, N * (L - first)).
+        cells: `(M,)` integers in [0, R * T), ascending.
+        targets: `(M,)` the completions' tokens, row after row.
+        mask: `(R, T)` bool, True where a token takes part in the loss.
+        behavior_logps: `(R, T)`; zero behind a completion's end.
+        proximal_logps: `(R, T)`; likewise, and zero where not yet known.
+        advantages: `(R,)`.
+        temperatures: `(R,)`.
+        is_current: `(R,)` bool.
+    """
+
+    rows: tuple[Row, ...]
+    token_ids: Tensor
+    positions: Tensor | None
+    segments: Tensor | None
+    first: int
+    places: Tensor
+    cells: Tensor
+    targets: Tensor
+    mask: Tensor
+    behavior_logps: Tensor
+    proximal_logps: Tensor
+    advantages: Tensor
+    temperatures: Tensor
+    is_current: Tensor
+
+
+def micro_batches(
+    rows: Sequence[Row],
+    token_budget: int,
+    pad_token_id: int,
+    device: torch.device,
+    *,
+    pair_cost: float | None = None,
+) -> list[MicroBatch]:
+    """Cuts rows into padded micro-batches.
+
+    Args:
+        rows: In any order. Packs are sorted by length, longest first, so that running out of memory
+            shows at once; those that need an attention mask come before those that do not.
+        token_budget: Padded tokens per micro-batch; a single longer pack stands alone.
+        pad_token_id: What padded positions hold.
+        device: Where the tensors go.
+        pair_cost: See `packs`; None reads every row by itself.
+    """
+    ordered = sorted(
+        packs(rows, pair_cost, token_budget),
+        key=lambda pack: (not pack.is_shared, -pack.length, -len(pack.rows[0].prompt)),
+    )
+    batches: list[MicroBatch] = []
+    start = 0
+    while start < len(ordered):
+        head = ordered[start]
+        fitting = ordered[start : start + max(1, token_budget // head.length)]
+        alike = [pack for pack in fitting if pack.is_shared == head.is_shared]
+        batches.append(_micro_batch(alike, pad_token_id, device))
+        start += len(alike)
+    return batches
+
+
+def visible(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """`(N, 1, L, L)` attention mask: 0 where a token may look, minus infinity elsewhere.
+
+    A token sees what is before it of the prompt and of its own completion. A padded one sees
+    something too, since an attention over nothing is not a number.
+
+    Args:
+        segments: `(N, L)` as in `MicroBatch`.
+        dtype: Of the mask.
+    """
+    length = segments.shape[1]
+    query, key = segments[:, :, None], segments[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    seen = ((query == key) | (key == PROMPT)) & causal
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)[
+        :, None
+    ]
+
+
+def _micro_batch(members: Sequence[Pack], pad_token_id: int, device: torch.device) -> MicroBatch:
+    rows = tuple(row for pack in members for row in pack.rows)
+    width = max(len(row.completion) for row in rows)
+    places, first, length = _places(members)
+    behavior, proximal = np.zeros((2, len(rows), width), dtype=np.float32)
+    mask = np.zeros((len(rows), width), dtype=np.bool_)
+    present = np.zeros((len(rows), width), dtype=np.bool_)
+    for index, row in enumerate(rows):
+        count = len(row.completion)
+        present[index, :count] = True
+        mask[index, :count] = row.loss_mask & row.is_learned
+        behavior[index, :count] = row.behavior_logps
+        if row.proximal_logps is not None:
+            proximal[index, :count] = row.proximal_logps
+    tokens, positions, segments = _sequences(members, length, pad_token_id)
+    shared = members[0].is_shared
+
+    def put(array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return MicroBatch(
+        rows=rows,
+        token_ids=put(tokens),
+        positions=put(positions) if shared else None,
+        segments=put(segments) if shared else None,
+        first=first,
+        places=put(places),
+        cells=put(np.flatnonzero(present)),
+        targets=put(np.concatenate([row.completion for row in rows]).astype(np.int64)),
+        mask=put(mask),
+        behavior_logps=put(behavior),
+        proximal_logps=put(proximal),
+        advantages=torch.tensor([row.advantage for row in rows], device=device),
+        temperatures=torch.tensor([row.temperature for row in rows], device=device),
+        is_current=torch.tensor([row.is_current for row in rows], device=device),
+    )
+
+
+def _places(members: Sequence[Pack]) -> tuple[npt.NDArray[np.int64], int, int]:
+    """Which outputs predict the targets, the first position among them, and the padded length.
+
+    The prompt's last token predicts the first token of every completion behind it.
+    """
+    first = min(len(pack.rows[0].prompt) for pack in members) - 1
+    length = max(pack.length for pack in members)
+    found: list[npt.NDArray[np.int64]] = []
+    for number, pack in enumerate(members):
+        offset = number * (length - first) - first
+        end_of_prompt = offset + len(pack.rows[0].prompt) - 1
+        for row, start in pack.starts():
+            line = np.arange(offset + start - 1, offset + start + len(row.completion) - 1)
+            line[0] = end_of_prompt
+            found.append(line)
+    return np.concatenate(found), first, length
+
+
+def _sequences(
+    members: Sequence[Pack], length: int, pad_token_id: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Tokens, positions and segments of packs, `(N, length)` each."""
+    tokens = np.full((len(members), length), pad_token_id, dtype=np.int64)
+    positions = np.zeros((len(members), length), dtype=np.int64)
+    segments = np.full((len(members), length), PADDING, dtype=np.int64)
+    for line, pack in enumerate(members):
+        prompt = pack.rows[0].prompt
+        tokens[line, : len(prompt)] = prompt
+        positions[line, : len(prompt)] = np.arange(len(prompt))
+        segments[line, : len(prompt)] = PROMPT
+        for number, (row, start) in enumerate(pack.starts(), start=1):
+            span = slice(start, start + len(row.completion) - 1)
+            tokens[line, span] = row.completion[:-1]
+            positions[line, span] = len(prompt) + np.arange(len(row.completion) - 1)
+            segments[line, span] = number
+    return tokens, positions, segments
+
+
+def by_row(micro: MicroBatch, values: Tensor) -> dict[int, FloatArray]:
+    """Each row's own part, `(T,)`, of an `(R, T)` tensor, by the row's identity."""
+    lines = values.cpu().numpy()
+    return {
+        id(row): line[: len(row.completion)].copy()
+        for row, line in zip(micro.rows, lines, strict=True)
+    }

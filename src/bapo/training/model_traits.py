@@ -1,0 +1,197 @@
+"""What the learner may do with a model, found out by trying before it is trained.
+
+Architectures are many, and a list of them would be wrong tomorrow. Instead a prompt with a few
+completions is read both ways: what gives other numbers is not done, and the reason is kept.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from bapo.training.batching import Row
+from bapo.training.micro_batches import MicroBatch, micro_batches, visible
+from bapo.training.packing import attention_pair_cost
+
+_TOLERANCE, _COARSE_TOLERANCE = 1e-4, 0.25
+"""Largest difference in log-probability between two ways of computing the same: in float32, and in
+number types and quantised weights whose kernels round by the shape of what they are given."""
+
+_MASKED_ATTENTIONS = ("sdpa", "eager")
+"""Implementations of attention that take any mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTraits:
+    """What holds for a model.
+
+    Attributes:
+        pair_cost: See `bapo.training.packing.packs`; None where completions cannot share a prompt.
+        sharing_refused: Why they cannot, as the end of a sentence; empty where they can.
+        mask_dtype: Number type that attention expects of a mask.
+        head: The module that makes logits from hidden states and does nothing else; None where
+            there is no such module.
+    """
+
+    pair_cost: float | None = None
+    sharing_refused: str = ""
+    mask_dtype: torch.dtype = torch.float32
+    head: nn.Linear | None = None
+
+
+@torch.no_grad()
+def model_traits(model: PreTrainedModel, *, reads_pictures: bool = False) -> ModelTraits:
+    """Tries a model, before precision or distribution is wrapped around it.
+
+    Args:
+        model: The policy. Of a module without a configuration nothing is assumed.
+        reads_pictures: Whether it is an image-text model. Of these nothing is tried: positions of
+            pictures are counted along several axes, and remembered from call to call.
+    """
+    if reads_pictures:
+        return ModelTraits(sharing_refused="the model reads pictures")
+    if getattr(model, "config", None) is None:
+        return ModelTraits(sharing_refused="the model has no configuration")
+    was_training = model.training
+    model.eval()
+    refused = _unsuitable(model) or _trial_of_sharing(model)
+    head = _plain_head(model)
+    model.train(was_training)
+    cost = None
+    if not refused:
+        config: Any = model.config
+        cost = attention_pair_cost(config.get_text_config(), _inner_parameters(model))
+    return ModelTraits(cost, refused, _mask_dtype(model), head)
+
+
+@contextmanager
+def bypassed(head: nn.Linear) -> Iterator[None]:
+    """The model gives what goes into its head, in place of logits."""
+    head.forward = _itself
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def attention_inputs(micro: MicroBatch, mask_dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a model needs to know of a micro-batch beside its tokens."""
+    if micro.segments is None or micro.positions is None:
+        return {}
+    mask = visible(micro.segments, mask_dtype)
+    return {"attention_mask": mask, "position_ids": micro.positions}
+
+
+def _itself(input: Tensor) -> Tensor:
+    return input
+
+
+def _unsuitable(model: PreTrainedModel) -> str:
+    """Why prompts cannot be shared, where the configuration says so; empty where it does not."""
+    config: Any = model.config
+    text = config.get_text_config()
+    attention = text._attn_implementation
+    if attention not in _MASKED_ATTENTIONS:
+        return f"the attention '{attention}' takes no mask of ours"
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) and not hasattr(text, "layer_types")
+    if kinds != {"full_attention"} or window:
+        return "some of its layers do not see all tokens before"
+    return ""
+
+
+def _trial_of_sharing(model: PreTrainedModel) -> str:
+    """Why prompts cannot be shared, as a trial shows; empty where it shows that they can."""
+    rows = _trial_rows(model)
+    try:
+        alone, together = _log_softmax(model, rows, None), _log_softmax(model, rows, 0.0)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return f"the model refuses positions or mask ({type(error).__name__})"
+    gap = max(float((alone[key] - together[key]).abs().max()) for key in alone)
+    if not gap <= _tolerance(model):
+        return f"log-probabilities come out different by up to {gap:.2g}"
+    return ""
+
+
+def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
+    """The output head, if logits are its product with the hidden states and nothing else."""
+    head: Any = model.get_output_embeddings()
+    if type(head) is not nn.Linear or "forward" in vars(head):
+        return None
+    rows = _trial_rows(model)
+    logits, hidden = _log_softmax(model, rows, None), _log_softmax(model, rows, None, head)
+    gap = max(float((logits[key] - hidden[key]).abs().max()) for key in logits)
+    return head if gap <= _tolerance(model) else None
+
+
+def _log_softmax(
+    model: PreTrainedModel, rows: list[Row], pair_cost: float | None, head: nn.Linear | None = None
+) -> dict[int, Tensor]:
+    """`(T, V)` before each token of each row, by the row's identity.
+
+    Args:
+        model: The model.
+        rows: Rows of one prompt.
+        pair_cost: 0 to put all of them into one pack, None to read each by itself.
+        head: Where given, it is taken out of the model and applied here.
+    """
+    (micro,) = micro_batches(rows, 1 << 20, 0, model.device, pair_cost=pair_cost)
+    with nullcontext() if head is None else bypassed(head):
+        outputs = model(
+            input_ids=micro.token_ids,
+            use_cache=False,
+            logits_to_keep=micro.token_ids.shape[1] - micro.first,
+            **attention_inputs(micro, _mask_dtype(model)),
+        ).logits
+    outputs = outputs.flatten(0, 1)[micro.places]
+    if head is not None:
+        outputs = functional.linear(outputs, head.weight, head.bias)
+    parts = torch.log_softmax(outputs.float(), dim=-1).split(
+        [len(row.completion) for row in micro.rows]
+    )
+    return {id(row): part for row, part in zip(micro.rows, parts, strict=True)}
+
+
+def _trial_rows(model: PreTrainedModel) -> list[Row]:
+    """Three completions of one prompt, in tokens that mean nothing special to the model."""
+    config: Any = model.config
+    special = {value for name, value in vars(config).items() if "token" in name}
+    embeddings: Any = model.get_input_embeddings()
+    plain = [token for token in range(len(embeddings.weight)) if token not in special][:16]
+    tokens = np.resize(np.array(plain, dtype=np.int32), 15)
+    prompt, parts = tokens[:5], (tokens[5:9], tokens[9:10], tokens[10:15])
+    return [
+        Row(
+            prompt=prompt,
+            completion=part,
+            behavior_logps=np.zeros(len(part), dtype=np.float32),
+            loss_mask=np.ones(len(part), dtype=np.bool_),
+            advantage=0.0,
+            temperature=1.0,
+            is_current=False,
+        )
+        for part in parts
+    ]
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    kinds = {weight.dtype for weight in model.parameters()}
+    return _TOLERANCE if kinds <= {torch.float32, torch.float64} else _COARSE_TOLERANCE
+
+
+def _mask_dtype(model: PreTrainedModel) -> torch.dtype:
+    embeddings: Any = model.get_input_embeddings()
+    return embeddings.weight.dtype
+
+
+def _inner_parameters(model: PreTrainedModel) -> int:
+    """Parameters without embeddings and output head."""
+    outer: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    apart = {id(weight) for module in outer if module is not None for weight in module.parameters()}
+    return sum(weight.numel() for weight in model.parameters() if id(weight) not in apart)
