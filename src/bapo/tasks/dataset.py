@@ -53,6 +53,11 @@ class DatasetSettings:
     chat: bool = setting(
         False, "wrap a text in a user message, so that the model's chat template is applied"
     )
+    image_column: str = setting(
+        "",
+        "column with a picture or a list of them: paths, or bytes as the datasets library stores "
+        "them; <image> in the prompt says where each belongs",
+    )
 
 
 class Dataset:
@@ -80,6 +85,7 @@ class Dataset:
                 level_column=settings.level_column,
                 system_prompt=settings.system_prompt,
                 chat=settings.chat,
+                image_column=settings.image_column,
             )
         )
         source = open_source(
@@ -87,6 +93,7 @@ class Dataset:
             split=settings.split,
             subset=settings.subset,
             revision=settings.revision,
+            image_column=settings.image_column,
         )
         divided = divide(
             source,
@@ -124,6 +131,7 @@ def _held_out_source(settings: DatasetSettings) -> Source | None:
         split=settings.evaluation_split,
         subset=settings.subset if same else "",
         revision=settings.revision if same else "",
+        image_column=settings.image_column,
     )
 
 

@@ -12,11 +12,9 @@ training or to evaluation. How a figure is drawn (corners moved, mirrored) follo
 and makes no other problem.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final
 
 import numpy as np
@@ -24,21 +22,11 @@ import numpy as np
 from bapo.config import parse_section, setting
 from bapo.errors import DataError, SettingError
 from bapo.tasks.figures import FIGURES, Figure
+from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
 from bapo.types import IMAGE_MARK, ChatMessage, ImageKind, ImageReference, Prompt
 
 VERIFIER: Final = "bapo.reward.verifiers.geometry:verify"
 SOURCE: Final = "geometry"
-_ATTEMPTS: Final = 20_000
-_PATIENCE: Final = 2_000
-_SPLIT_SLOTS: Final = 10
-
-
-class Split(Enum):
-    """The part of all problems that a row is taken from: its first and last hash slot of ten."""
-
-    EVALUATION = (0, 1)
-    WARMSTART = (2, 5)
-    TRAINING = (6, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +67,6 @@ class Problem:
     def identity(self) -> str:
         """What makes it this problem and no other."""
         return f"{self.figure}-{'.'.join(map(str, self.numbers))}"
-
-    @property
-    def split(self) -> Split:
-        """The one split that this problem belongs to."""
-        digest = hashlib.blake2b(self.identity.encode(), digest_size=8).digest()
-        slot = int.from_bytes(digest, "big") % _SPLIT_SLOTS
-        return next(split for split in Split if split.value[0] <= slot <= split.value[1])
 
 
 class Geometry:
@@ -163,14 +144,15 @@ class Geometry:
         return _STEPS_QUESTION, FIGURES[problem.figure].steps(*problem.numbers)
 
     def row(self, split: Split, index: int) -> Problem:
-        """Problem `index` of a split, from the seed and the index alone."""
-        slot = list(Split).index(split)
-        rng = np.random.Generator(np.random.PCG64([self._settings.seed, slot, index]))
-        for _ in range(_ATTEMPTS):
-            problem = self._draw(rng)
-            if problem.split is split:
-                return problem
-        raise DataError(f"No geometry problem was found in {_ATTEMPTS} attempts.")
+        """Problem `index` of a split, from the seed and the index alone.
+
+        Raises:
+            DataError: The knobs leave no problem to be found.
+        """
+        problem = draw_row(self._draw, self._settings.seed, split, index)
+        if problem is None:
+            raise DataError(f"No geometry problem was found in {ATTEMPTS} attempts.")
+        return problem
 
     def prompt(self, problem: Problem) -> Prompt:
         """The problem as a prompt in the configured format."""
@@ -194,21 +176,9 @@ class Geometry:
         )
 
     def _different(self, split: Split, count: int) -> list[Prompt]:
-        """The first `count` rows of a split that differ from those before them, or all there are.
-
-        Rows are given up after `_PATIENCE` repetitions in a row, so that a small set of problems
-        ends the search in seconds.
-        """
-        prompts: dict[str, Prompt] = {}
-        index = repeated = 0
-        while len(prompts) < count and repeated < _PATIENCE:
-            problem = self.row(split, index)
-            index += 1
-            repeated += 1
-            if problem.identity not in prompts:
-                prompts[problem.identity] = self.prompt(problem)
-                repeated = 0
-        return list(prompts.values())
+        """The first `count` different problems of a split, or all there are."""
+        problems = different(lambda index: self.row(split, index), count)
+        return [self.prompt(problem) for problem in problems]
 
     def _draw(self, rng: np.random.Generator) -> Problem:
         """One random problem, of any split."""

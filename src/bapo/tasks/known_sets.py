@@ -13,7 +13,7 @@ loaders that agree. None of the sets was downloaded for this table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from bapo.config import nearest_name, parse_section, setting
@@ -40,6 +40,7 @@ class KnownSet:
         subset: The Hub configuration.
         training: The split to train on; empty where the set is for evaluation alone.
         evaluation: The held-out split; empty where a share of the training rows is held out.
+        images: The column with the pictures; empty where there are none.
     """
 
     hub: str
@@ -50,6 +51,7 @@ class KnownSet:
     subset: str = ""
     training: str = ""
     evaluation: str = ""
+    images: str = ""
 
 
 KNOWN_SETS: Final[Mapping[str, KnownSet]] = {
@@ -76,6 +78,12 @@ KNOWN_SETS: Final[Mapping[str, KnownSet]] = {
     "minerva": KnownSet("math-ai/minervamath", "question", "answer", evaluation="test"),
     "olympiadbench": KnownSet(
         "math-ai/olympiadbench", "question", "final_answer", level="subfield", evaluation="test"
+    ),
+    "geometry3k": KnownSet(
+        *("hiyouga/geometry3k", "problem", "answer"),
+        training="train",
+        evaluation="test",
+        images="images",
     ),
 }
 
@@ -125,6 +133,7 @@ class KnownSetTask:
             level_column="level",
             system_prompt=settings.system_prompt,
             chat=True,
+            image_column=KNOWN_SETS[name].images,
         )
         divided = divide(
             source,
@@ -156,8 +165,7 @@ class KnownSetTask:
 
 
 def _with_answer_alone(prompt: Prompt) -> Prompt:
-    columns = {"answer": prompt.columns["answer"]}
-    return Prompt(prompt.prompt_id, prompt.content, columns, prompt.level)
+    return replace(prompt, columns={"answer": prompt.columns["answer"]})
 
 
 def _sources(name: str, settings: KnownSetSettings) -> tuple[Source | None, Source | None]:
@@ -190,10 +198,16 @@ def _sources(name: str, settings: KnownSetSettings) -> tuple[Source | None, Sour
 def _opened(known: KnownSet, path: str, split: str, revision: str) -> Source:
     """The rows of a set as `problem`, `answer` and `level`."""
     if path.endswith((".jsonl", ".parquet")):
-        source = open_source(path)
+        source = open_source(path, image_column=known.images)
     else:
         subset = known.subset if path in ("", known.hub) else ""
-        source = open_source(path or known.hub, split=split, subset=subset, revision=revision)
+        source = open_source(
+            path or known.hub,
+            split=split,
+            subset=subset,
+            revision=revision,
+            image_column=known.images,
+        )
 
     def rows() -> Iterator[Row | BadRow]:
         for row in source.rows():
@@ -225,6 +239,8 @@ def _meant(known: KnownSet, row: Row) -> Row | BadRow:
         gold = str(gold)[place:].removeprefix("####").strip()
     level = values.get(known.level) if known.level else None
     meant = {"problem": values[known.problem], "answer": gold, "level": str(level or "")}
+    if known.images:
+        meant[known.images] = values.get(known.images)
     return Row(row.line, meant)
 
 

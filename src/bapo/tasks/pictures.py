@@ -5,10 +5,12 @@ same reference gives the same picture whoever asks, and whenever.
 """
 
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Any, Final
 
 from bapo.errors import DataError
 from bapo.tasks import geometry
+from bapo.tasks.image_cells import place_of, read_cell
 from bapo.types import ImageKind, ImageReference
 
 DRAWERS: Final[Mapping[str, Callable[[str], Any]]] = {geometry.SOURCE: geometry.draw}
@@ -38,7 +40,8 @@ def _decoded(reference: ImageReference) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(reference.source) as image:
+        held = reference.kind is ImageKind.CELL
+        with Image.open(BytesIO(read_cell(reference)) if held else reference.source) as image:
             return image.convert("RGB")
     except UnidentifiedImageError:
         reason = "it is no picture of a known kind"
@@ -49,5 +52,5 @@ def _decoded(reference: ImageReference) -> Any:
     except (OSError, ValueError, SyntaxError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") or type(error).__name__
     raise DataError(
-        f"The picture '{reference.source}' cannot be read: {reason}; replace it or remove the row."
+        f"The picture {place_of(reference)} cannot be read: {reason}; replace it or remove the row."
     )

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import string
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from bapo.errors import SettingError
-from bapo.types import ChatMessage, Prompt
+from bapo.tasks.image_cells import picture_name
+from bapo.types import IMAGE_MARK, ChatMessage, ImageKind, ImageReference, Prompt
 
 _ROLES: Final = ("system", "user", "assistant", "developer", "tool")
 _RESERVED: Final = "completions"
@@ -29,6 +30,7 @@ class PromptShape:
     level_column: str = ""
     system_prompt: str = ""
     chat: bool = False
+    image_column: str = ""
 
 
 class Template:
@@ -111,12 +113,13 @@ class PromptBuilder:
                 f"it has a column '{_RESERVED}', the name under which a verifier is given the "
                 "answers; rename it"
             )
-        content = self._content(values)
-        meant = {shape.id_column, shape.level_column}
+        images = self._images(values)
+        content = _marked(self._content(values), len(images))
+        meant = {shape.id_column, shape.level_column, shape.image_column}
         meant |= set() if self._template else {shape.prompt_column}
         columns = {name: value for name, value in values.items() if name not in meant}
-        name = self._named(values) if shape.id_column else _content_name(content, columns)
-        return Prompt(name, content, columns, self._level(values))
+        name = self._named(values) if shape.id_column else _content_name(content, columns, images)
+        return Prompt(name, content, columns, self._level(values), images)
 
     def repeated(self, prompt_id: str, first: str) -> str:
         """Why a row cannot be used whose id is that of the row at `first`."""
@@ -147,6 +150,15 @@ class PromptBuilder:
         if shape.system_prompt and messages[0].role not in ("system", "developer"):
             messages = (ChatMessage("system", shape.system_prompt), *messages)
         return messages
+
+    def _images(self, values: Mapping[str, Any]) -> tuple[ImageReference, ...]:
+        column = self._shape.image_column
+        if not column:
+            return ()
+        found = _value(values, column, "task.image_column")
+        return tuple(
+            ImageReference(ImageKind(kind), source, detail) for kind, source, detail in found
+        )
 
     def _named(self, values: Mapping[str, Any]) -> str:
         column = self._shape.id_column
@@ -214,10 +226,38 @@ def _value(values: Mapping[str, Any], column: str, named_by: str) -> Any:
     return value
 
 
-def _content_name(content: str | tuple[ChatMessage, ...], columns: Mapping[str, Any]) -> str:
+def _marked(content: str | tuple[ChatMessage, ...], pictures: int) -> str | tuple[ChatMessage, ...]:
+    """The content with a mark for each picture: those that it has, or else all at its start.
+
+    Raises:
+        UnusableRowError: It has marks, but not one for each picture.
+    """
+    if not pictures:
+        return content
+    texts = [content] if isinstance(content, str) else [turn.content for turn in content]
+    marks = sum(text.count(IMAGE_MARK) for text in texts)
+    if marks == pictures:
+        return content
+    if marks:
+        raise UnusableRowError(
+            f"its prompt has {marks} times {IMAGE_MARK}, but there are {pictures} pictures; write "
+            "it once for each"
+        )
+    if isinstance(content, str):
+        return IMAGE_MARK * pictures + content
+    first = next((n for n, turn in enumerate(content) if turn.role == "user"), 0)
+    shown = replace(content[first], content=IMAGE_MARK * pictures + content[first].content)
+    return (*content[:first], shown, *content[first + 1 :])
+
+
+def _content_name(
+    content: str | tuple[ChatMessage, ...],
+    columns: Mapping[str, Any],
+    images: Sequence[ImageReference],
+) -> str:
     """A name that follows from what the row holds, and not from its place."""
     turns = content if isinstance(content, str) else [[m.role, m.content] for m in content]
-    text = _json([turns, columns])
+    text = _json([turns, columns, *map(picture_name, images)])
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 

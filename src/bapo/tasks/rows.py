@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bapo.errors import DataError
+from bapo.tasks.image_cells import picture_name
 from bapo.tasks.prompts import PromptBuilder, UnusableRowError
 from bapo.tasks.screening import RowReport
 from bapo.tasks.sources import BadRow, Source, excerpt
@@ -139,12 +140,15 @@ class Rows:
 
 
 def text_of(prompt: Prompt) -> str:
-    """What two prompts share when they are the same problem: their text, whatever the spacing."""
+    """What two prompts share when they are the same problem.
+
+    Their text, whatever the spacing, and their pictures.
+    """
+    shown = [picture_name(image) for image in prompt.images]
     if isinstance(prompt.content, str):
-        return " ".join(prompt.content.split())
-    return "\n".join(
-        f"{message.role}: {' '.join(message.content.split())}" for message in prompt.content
-    )
+        return "\n".join([" ".join(prompt.content.split()), *shown])
+    turns = [f"{message.role}: {' '.join(message.content.split())}" for message in prompt.content]
+    return "\n".join([*turns, *shown])
 
 
 def _split(rows: Rows, share: float) -> tuple[list[Prompt], list[Prompt]]:

@@ -10,12 +10,13 @@ is read is run; `datasets` no longer runs scripts that come with a data set.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 from bapo.errors import DataError, SettingError
+from bapo.tasks.image_cells import UnusableCellError, cell_references
 
 _FILES: Final = (".jsonl", ".parquet")
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -69,7 +70,9 @@ class Source:
         return f"{self.unit} {line} of '{self.name}'"
 
 
-def open_source(path: str, *, split: str = "", subset: str = "", revision: str = "") -> Source:
+def open_source(
+    path: str, *, split: str = "", subset: str = "", revision: str = "", image_column: str = ""
+) -> Source:
     """The source that a path names; nothing is read yet.
 
     Args:
@@ -78,6 +81,7 @@ def open_source(path: str, *, split: str = "", subset: str = "", revision: str =
         split: The Hub split; empty means `train`.
         subset: The Hub configuration; empty means the default one.
         revision: The Hub commit or tag; empty means the newest.
+        image_column: A column with pictures, given as references; empty where there is none.
 
     Raises:
         DataError: There is no such file or folder, or it is of a kind that is not read.
@@ -96,34 +100,57 @@ def open_source(path: str, *, split: str = "", subset: str = "", revision: str =
                 f"A split, a subset or a revision is given for the data file '{path}', but only "
                 "Hub data sets have them; leave them out."
             )
+        pictures = _Pictures(image_column, {"source": str(file)})
         if file.suffix == ".parquet":
-            return Source(path, "row", lambda: _parquet_rows(file))
-        return Source(path, "line", lambda: _json_lines(file))
+            return Source(path, "row", lambda: _parquet_rows(file, pictures))
+        return Source(path, "line", lambda: _json_lines(file, pictures))
     if not file.is_dir() and not _HUB_NAME.fullmatch(path):
         raise DataError(
             f"There is no data file or folder '{path}', nor can this be a Hub name; check the path."
         )
     given = str(file) if file.is_dir() else path
-    return Source(path, "row", lambda: _hub_rows(given, split or "train", subset, revision))
+    named = {"split": split or "train", "subset": subset, "revision": revision}
+    pictures = _Pictures(image_column, {"source": given, **named})
+    return Source(path, "row", lambda: _hub_rows(given, named, pictures))
 
 
-def _json_lines(file: Path) -> Iterator[Row | BadRow]:
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """The column with pictures, empty where there is none, and where its cells are."""
+
+    column: str
+    place: Mapping[str, str]
+
+    def named(self, line: int, values: dict[str, Any]) -> dict[str, Any]:
+        """A row's values with its pictures given as `[kind, source, detail]`.
+
+        Raises:
+            UnusableCellError: The cell holds no pictures.
+        """
+        if not self.column or self.column not in values:
+            return values
+        place = {**self.place, "row": line, "column": self.column}
+        found = cell_references(values[self.column], place)
+        return {**values, self.column: [[one.kind, one.source, one.detail] for one in found]}
+
+
+def _json_lines(file: Path, pictures: _Pictures) -> Iterator[Row | BadRow]:
     """Rows of a JSON Lines file; blank lines are passed over but counted."""
     try:
         with file.open("rb") as stream:
             for line, raw in enumerate(stream, start=1):
                 stripped = (raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw).strip()
                 if stripped:
-                    yield _parse_line(line, stripped)
+                    yield _parse_line(line, stripped, pictures)
     except OSError as error:
         raise DataError(f"The data file '{file}' cannot be read: {error.strerror}.") from error
 
 
-def _parse_line(line: int, raw: bytes) -> Row | BadRow:
+def _parse_line(line: int, raw: bytes, pictures: _Pictures) -> Row | BadRow:
     try:
         value: Any = json.loads(raw.decode("utf-8"))
         if isinstance(value, dict):
-            return _checked(line, cast("dict[str, Any]", value))
+            return _checked(line, cast("dict[str, Any]", value), pictures)
         kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
         reason = f"it holds {kind} and not an object; {_ONE_OBJECT}"
     except UnicodeDecodeError as error:
@@ -137,7 +164,7 @@ def _parse_line(line: int, raw: bytes) -> Row | BadRow:
     return BadRow(line, reason, excerpt(raw[: 4 * _LONGEST_EXCERPT].decode(errors="replace")))
 
 
-def _parquet_rows(file: Path) -> Iterator[Row | BadRow]:
+def _parquet_rows(file: Path, pictures: _Pictures) -> Iterator[Row | BadRow]:
     """Rows of a Parquet file, read in batches."""
     import pyarrow
     import pyarrow.parquet
@@ -148,7 +175,10 @@ def _parquet_rows(file: Path) -> Iterator[Row | BadRow]:
             for batch in parquet.iter_batches(batch_size=1024):
                 for values in _batch_values(batch):
                     line += 1
-                    yield BadRow(line, _NOT_UTF8) if values is None else _checked(line, values)
+                    if values is None:
+                        yield BadRow(line, _NOT_UTF8)
+                    else:
+                        yield _checked(line, values, pictures)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"The data file '{file}' cannot be read as Parquet ({_in_short(error)}); write it anew."
@@ -167,29 +197,38 @@ def _batch_values(batch: Any) -> Iterator[dict[str, Any] | None]:
                 yield None
 
 
-def _hub_rows(name: str, split: str, subset: str, revision: str) -> Iterator[Row | BadRow]:
+def _hub_rows(name: str, named: Mapping[str, str], pictures: _Pictures) -> Iterator[Row | BadRow]:
     """Rows of a data set that the `datasets` library loads."""
     import datasets
     from datasets.exceptions import DatasetsError
 
     try:
         loaded: Any = datasets.load_dataset(
-            name, subset or None, split=split, revision=revision or None
+            name,
+            named["subset"] or None,
+            split=named["split"],
+            revision=named["revision"] or None,
         )
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise DataError(
-            f"The split '{split}' of the data set '{name}' could not be loaded "
+            f"The split '{named['split']}' of the data set '{name}' could not be loaded "
             f"({_in_short(error)}); check the name, the split, the subset and the network, or "
             "name a .jsonl or .parquet file."
         ) from error
+    if pictures.column:  # as stored, not decoded
+        stored = loaded.with_format("arrow").iter(batch_size=256)
+        loaded = (values for batch in stored for values in batch.to_pylist())
     for line, values in enumerate(loaded, start=1):
-        yield _checked(line, cast("dict[str, Any]", values))
+        yield _checked(line, cast("dict[str, Any]", values), pictures)
 
 
-def _checked(line: int, values: dict[str, Any]) -> Row | BadRow:
+def _checked(line: int, values: dict[str, Any], pictures: _Pictures) -> Row | BadRow:
     """The row as plain JSON values, so that it can go to verifiers, ledgers and checkpoints."""
     try:
+        values = pictures.named(line, values)
         return Row(line, _as_json(values))
+    except UnusableCellError as error:
+        return BadRow(line, str(error))
     except (TypeError, ValueError, RecursionError):
         faults = filter(None, (_fault(name, value) for name, value in values.items()))
         reason = next(faults, "its JSON is nested too deeply; flatten it")

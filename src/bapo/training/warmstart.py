@@ -106,7 +106,7 @@ def _pad(
     """
     rows = [
         (
-            reader.token_ids(prompt, ()) if reader else tokenizer.encode(str(prompt.content)),
+            reader.token_ids(prompt, (), {}) if reader else tokenizer.encode(str(prompt.content)),
             [*tokenizer.encode(completion), tokenizer.eos_token_id],
         )
         for prompt, completion in examples

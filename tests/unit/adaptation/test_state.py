@@ -6,6 +6,8 @@ from bapo.types import (
     ChatMessage,
     FinishReason,
     Group,
+    ImageKind,
+    ImageReference,
     Prompt,
     Rollout,
     Verdict,
@@ -48,7 +50,16 @@ def ragged_group():
         make_completion([2, 1], text=""),
     ]
     rollout = Rollout(
-        prompt=Prompt("q/1", "2+2=", {"target": 4, "numbers": [2, 2], "nested": {"x": None}}, "L1"),
+        prompt=Prompt(
+            "q/1",
+            "2+2=",
+            {"target": 4, "numbers": [2, 2], "nested": {"x": None}},
+            "L1",
+            (
+                ImageReference(ImageKind.FILE, "figures/a.png"),
+                ImageReference(ImageKind.CELL, "rows.parquet", '{"row": 3}', blank=True),
+            ),
+        ),
         prompt_token_ids=np.array([11, 12, 13], np.int32),
         completions=tuple(completions),
         policy_version=41,

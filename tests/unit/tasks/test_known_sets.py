@@ -41,6 +41,10 @@ ROWS = {
         {"id": 1, "question": "1+1?", "final_answer": ["2", "-2"], "subfield": "Algebra"},
         "2, -2",
     ),
+    "geometry3k": (
+        {"images": ["a.png"], "problem": "<image>Find x.", "answer": "2 \\sqrt { 221 }"},
+        "2 \\sqrt { 221 }",
+    ),
 }
 
 
