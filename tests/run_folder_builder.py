@@ -435,6 +435,10 @@ def _summary(
         "unsolved": len(unsolved),
         "unsolved_solved": len(unsolved & solved.get(("training", script.steps), set())),
         "unsolved_solved_by_base": len(unsolved & solved.get(("training_again", 0), set())),
+        **{
+            name: sum(record[name] for record in metrics)
+            for name in ("updates", "updates_skipped", "groups_sampled_fresh", "groups_unverified")
+        },
         "suspect_prompts": [
             {"prompt_id": name, "failed_retries": 2, "step": step} for name, step in retired.items()
         ],

@@ -66,6 +66,10 @@ class RunInterruptedError(BapoError, RuntimeError):
     """The run was asked to leave before its end, and saved what it had."""
 
 
+class NoUpdateError(BapoError, RuntimeError):
+    """A run went to its end and never changed its policy."""
+
+
 class StaleEngineError(BapoError, RuntimeError):
     """The rollout engine does not sample from the weights that it claims to."""
 

@@ -28,7 +28,12 @@ def prompt_bytes(prompt: Prompt) -> int:
         if isinstance(content, str)
         else sum(_PROMPT_OVERHEAD + _text_bytes(one.content) for one in content)
     )
-    return _PROMPT_OVERHEAD + _text_bytes(prompt.prompt_id) + turns + _value_bytes(prompt.columns)
+    images = sum(
+        _PROMPT_OVERHEAD + _text_bytes(one.source) + _text_bytes(one.detail)
+        for one in prompt.images
+    )
+    own = _text_bytes(prompt.prompt_id) + _value_bytes(prompt.columns)
+    return _PROMPT_OVERHEAD + own + turns + images
 
 
 def group_bytes(group: Group) -> int:

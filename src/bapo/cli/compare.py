@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Output, Overrides, console, listed, quiet_libraries
-from bapo.errors import SettingError
+from bapo.cli.options import Output, Overrides, console, harmless, listed, quiet_libraries
+from bapo.errors import NoUpdateError, SettingError
 
 
 def compare(
@@ -24,7 +24,7 @@ def compare(
     """
     from bapo.cli.progress import TerminalProgress
     from bapo.reporting import write_report
-    from bapo.training import planned_runs, train_unless_finished
+    from bapo.training import planned_runs, shortfalls, train_unless_finished, without_update
 
     names = listed(algorithms, "--algorithms")
     numbers = listed(seeds, "--seeds")
@@ -32,10 +32,22 @@ def compare(
         raise SettingError(f"The option --seeds is '{seeds}', but must hold whole numbers.")
     quiet_libraries()
     plan = planned_runs(recipe, overrides or (), names, [int(number) for number in numbers], output)
+    idle: list[str] = []
     for index, (resolved, folder) in enumerate(plan, start=1):
         title = f"{index}/{len(plan)} {resolved.algorithm} seed {resolved.seed}"
         with TerminalProgress(title, console) as progress:
-            if train_unless_finished(resolved, folder, progress) is None:
-                console.print(f"{title}: finished before, kept")
+            summary = train_unless_finished(resolved, folder, progress)
+        if summary is None:
+            console.print(f"{title}: finished before, kept")
+            continue
+        for sentence in shortfalls(summary):
+            console.print(f"{title}: {harmless(sentence)}")
+        if without_update(summary):
+            idle.append(str(folder))
     page = write_report([output], output / "report.html")
     console.print(f"Wrote {len(plan)} runs to [bold]{output}[/] and the report [bold]{page}[/].")
+    if idle:
+        raise NoUpdateError(
+            f"{len(idle)} of {len(plan)} runs made no optimizer update: {', '.join(idle)}; bapo "
+            "inspect shows what became of their groups."
+        )

@@ -1,12 +1,14 @@
 """`bapo demo`: the main job on what is embedded, ending in a report."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Overrides, console, quiet_libraries
+from bapo.cli.options import Overrides, console, quiet_libraries, say_shortfalls
 from bapo.config import load_recipe
+from bapo.errors import RunInterruptedError
 
 RECIPE = "countdown-demo"
 
@@ -16,24 +18,35 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write; a number is added if taken.")
     ] = Path("demo"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the demo in --output that was ended.")
+    ] = False,
 ) -> None:
     """Train the embedded model with BAPO on Countdown, and write a report of what it learned.
 
+    Ctrl-C saves it; with --resume it goes on, in the folder and with the settings that it has.
+
     Example: bapo demo --output demo
     """
-    recipe = load_recipe(RECIPE, overrides or ())
+    recipe = load_recipe(output / "recipe.yaml" if resume else RECIPE, overrides or ())
     from bapo.cli.progress import TerminalProgress, percent
     from bapo.reporting import write_report
     from bapo.training import train
 
     quiet_libraries()
-    folder = _free(output)
+    folder = output if resume else _free(output)
     console.print(
         "A small model that fails most of these planning problems is trained with BAPO. "
         f"The run is written to [bold]{folder}[/]."
     )
     with TerminalProgress("bapo", console) as progress:
-        summary = train(recipe, folder, progress=progress)
+        try:
+            summary = train(recipe, folder, resume=resume, progress=progress)
+        except RunInterruptedError as error:
+            raise RunInterruptedError(
+                "The demo was interrupted and is saved; go on with: "
+                f"bapo demo --output {shlex.quote(str(folder))} --resume"
+            ) from error
     page = write_report([folder], folder / "report" / "report.html")
     before, after = summary["held_out_before"], summary["held_out_after"]
     console.rule("What it learned")
@@ -44,6 +57,7 @@ def demo(
     )
     console.print(_unsolved_line(summary))
     console.print(f"Report: [bold]{page}[/]")
+    say_shortfalls(summary, folder)
 
 
 def _unsolved_line(summary: dict[str, int]) -> str:

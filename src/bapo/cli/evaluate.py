@@ -16,6 +16,7 @@ from bapo.cli.options import (
     is_run,
     model_of_run,
     quiet_libraries,
+    show,
 )
 from bapo.config import read_yaml, resolve_recipe
 from bapo.errors import RunFolderError, SettingError
@@ -78,7 +79,7 @@ def evaluate(
             percent(part.pass_at_k),
             percent(part.all_wrong_share),
         )
-    console.print(table, soft_wrap=False)
+    show(table)
     guess = chance(built.evaluation_prompts(prompts)) if recipe.task.blank_images else None
     if guess is not None:
         console.print(f"Chance, the best constant answer to each question: {percent(guess)}")

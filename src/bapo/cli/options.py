@@ -1,14 +1,16 @@
 """Arguments that several commands take."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from bapo.errors import RunFolderError, SettingError
+from bapo.errors import NoUpdateError, RunFolderError, SettingError
 from bapo.reporting.text import visible
 
 
@@ -33,6 +35,8 @@ Output = Annotated[
     Path,
     typer.Option("--output", "-o", help="Folder to write; must not exist.", callback=_can_be_made),
 ]
+
+_WIDEST = 1000
 
 # Lines are left whole: a path that was broken in two could not be copied.
 console = Console(highlight=False, soft_wrap=True)
@@ -75,6 +79,26 @@ def model_of_run(folder: Path) -> Path:
             f"The run '{folder}' has no trained model; one is written when a run ends."
         )
     return folder / "model"
+
+
+def say_shortfalls(summary: Mapping[str, Any], folder: Path) -> None:
+    """Says what a finished run lost.
+
+    Raises:
+        NoUpdateError: It never changed its policy, which must not look like a success.
+    """
+    from bapo.training import shortfalls, without_update
+
+    for sentence in shortfalls(summary):
+        console.print(f"[yellow]{harmless(sentence)}[/]")
+    if reason := without_update(summary):
+        raise NoUpdateError(f"The run in '{folder}' went to its end, but {reason}")
+
+
+def show(table: Table) -> None:
+    """Prints a table, as wide as it is where it goes to a file or another program."""
+    width = None if console.is_terminal or "COLUMNS" in os.environ else _WIDEST
+    Console(highlight=False, width=width).print(table, soft_wrap=False)
 
 
 def quiet_libraries() -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Output, Overrides, console, quiet_libraries
+from bapo.cli.options import Output, Overrides, console, quiet_libraries, say_shortfalls
 from bapo.config import load_recipe
 
 
@@ -42,3 +42,4 @@ def train(
         f"{percent(summary['held_out_after'])} after. Wrote [bold]{output}[/]; "
         f"look at it with: bapo report {output} --output report.html"
     )
+    say_shortfalls(summary, output)

@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bapo.reporting.inspection import RunSummary, summarise_run
     from bapo.reporting.page import write_report
+    from bapo.reporting.prompt_history import prompt_table
     from bapo.reporting.runs import RunRecord, find_runs
     from bapo.reporting.tables import Table
 
-__all__ = ["RunRecord", "RunSummary", "Table", "find_runs", "summarise_run", "write_report"]
+__all__ = [
+    "RunRecord",
+    "RunSummary",
+    "Table",
+    "find_runs",
+    "prompt_table",
+    "summarise_run",
+    "write_report",
+]
 
 _HOMES = {
     "RunRecord": "runs",
     "RunSummary": "inspection",
     "Table": "tables",
     "find_runs": "runs",
+    "prompt_table": "prompt_history",
     "summarise_run": "inspection",
     "write_report": "page",
 }

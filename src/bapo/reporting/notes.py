@@ -45,10 +45,17 @@ def _run_row(variant: Variant, run: RunRecord) -> tuple[str, ...]:
 
 
 def status_of(run: RunRecord) -> str:
-    """What the run says of its end, or that it has not ended."""
-    if run.summary is None:
-        return "not ended"
-    return str(run.summary.get("status", "ended"))
+    """What the run says of its end, or that it has not ended; and whether it was resumed."""
+    status = "not ended" if run.summary is None else str(run.summary.get("status", "ended"))
+    if run.summary is not None and run.summary.get("updates") == 0:
+        status += ", without any update"
+    resumed = run.environment.get("resumed")
+    places = (
+        [f"{number(one, 'step'):g}" for one in resumed if isinstance(one, dict)]
+        if isinstance(resumed, list)
+        else []
+    )
+    return f"{status}, resumed after step {', '.join(places)}" if places else status
 
 
 def setting_rows(variants: Sequence[Variant]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

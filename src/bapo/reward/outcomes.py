@@ -3,7 +3,6 @@
 Runs in the worker; standard library only.
 """
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple, cast
 _DETAIL_CHARACTERS = 500
 _STATUSES = ("ok", "invalid", "timeout", "error")
 _VERDICT_FIELDS = frozenset({"correct", "score", "status", "milliseconds", "detail"})
+_LARGEST_SCORE = 3.4e38
+"""Scores are learned from in float32, which ends there."""
 
 
 class Outcome(NamedTuple):
@@ -118,7 +119,7 @@ def _finite(value: Any) -> float | None:
         score = float(value)
     except OverflowError:
         return None
-    return score if math.isfinite(score) else None
+    return score if abs(score) <= _LARGEST_SCORE else None  # NaN is not
 
 
 def _shown(value: Any) -> str:

@@ -243,8 +243,15 @@ class Run:
             "unsolved": unsolved and unsolved.unsolved,
             "unsolved_solved": unsolved and unsolved.solved,
             "unsolved_solved_by_base": unsolved and unsolved.solved_by_base,
+            **self._learned(),
             "suspect_prompts": [asdict(one) for one in self.parts.adaptation.suspects],
         }
+
+    def _learned(self) -> dict[str, int]:
+        """How much came of the run: updates, and groups sampled and lost, added up over steps."""
+        lines = list(self.folder.lines(METRICS, self.folder.positions()[METRICS]))
+        names = ("updates", "updates_skipped", "groups_sampled_fresh", "groups_unverified")
+        return {name: sum(line[name] for line in lines) for name in names}
 
     def _unsolved(self, last: int) -> UnsolvedReport | None:
         if not self.parts.data.probed:

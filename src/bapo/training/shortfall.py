@@ -1,0 +1,40 @@
+"""What a finished run has to say against itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MANY = 0.1
+"""Share of groups lost above which it is said."""
+
+
+def shortfalls(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences on groups and updates that were lost in more than a few cases.
+
+    Args:
+        summary: As in summary.json.
+    """
+    lost, sampled = summary["groups_unverified"], summary["groups_sampled_fresh"]
+    skipped, tried = summary["updates_skipped"], summary["updates_skipped"] + summary["updates"]
+    found: list[str] = []
+    if lost > MANY * sampled:
+        found.append(
+            f"{lost} of {sampled} fresh groups were lost because a verdict was not ok; "
+            "quarantine.jsonl has the reasons."
+        )
+    if skipped > MANY * tried:
+        found.append(
+            f"{skipped} of {tried} optimizer updates were skipped because loss or gradient was not "
+            "finite; lower 'training.learning_rate', or look at the scores."
+        )
+    return found
+
+
+def without_update(summary: Mapping[str, Any]) -> str | None:
+    """Why a finished run is no success, or None where it made an optimizer update."""
+    if summary["updates"]:
+        return None
+    return (
+        f"no optimizer update was made in {summary['steps']} steps, so the policy is the base "
+        "model: no batch held a group from which anything could be learned; bapo inspect shows "
+        "what became of the groups."
+    )
