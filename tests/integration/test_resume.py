@@ -124,6 +124,8 @@ def test_every_algorithm_survives_dying_three_times(ingredients, finished, tmp_p
     [
         ("reuse_buffer_evicted", ["adaptation.max_buffer_megabytes=0.012"]),
         ("reuse_window", ["adaptation.adaptive_staleness=true", "adaptation.target_tv=0.01"]),
+        ("importance_cap", ["adaptation.adaptive_staleness=true", "adaptation.target_tv=0.01"]),
+        ("step_scale", ["objective.enforce_bound=true", "objective.trust_region=0.01"]),
     ],
 )
 def test_what_steers_the_buffers_survives_dying_twice(ingredients, tmp_path, changed, overrides):

@@ -1,6 +1,9 @@
 """The bound on policies that can be listed, where every expectation is a sum."""
 
+import inspect
 import math
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +16,7 @@ from bapo.config import AdaptationSettings
 from bapo.objective import (
     PUBLISHED,
     TIGHT,
+    bound,
     group_bounds,
     improvement_bound,
     penalty_factor,
@@ -327,6 +331,76 @@ def test_a_group_bound_with_its_sources_exchanged_is_another_one():
     right = group_bounds(to_policy, to_proximal, scores, cap=math.inf)
     assert right.total().item() == pytest.approx(expected)
     assert tv_one_sided(to_policy).item() == pytest.approx(total_variation(policy, behavior))
+
+
+# The same with the library's own source: each change of a sign, a factor or a source is made in
+# `bapo.objective.bound` itself, and the checks must then fail.
+
+SOURCE_MUTANTS = {
+    "sign of the first distance": ("surrogate - form * factor", "surrogate + form * factor"),
+    "sign of the second distance": ("policy_tv - form * behavior_tv", "policy_tv + behavior_tv"),
+    "no K": ("form * factor * policy_tv", "form * policy_tv"),
+    "K of the second distance": ("- form * behavior_tv", "- form * factor * behavior_tv"),
+    "K too large": ("(1.0 - sigma) / sigma", "(1.0 + sigma) / sigma"),
+    "K upside down": ("(1.0 - sigma) / sigma", "sigma / (1.0 - sigma)"),
+    "the tight factor too small": ("TIGHT = 1.0", "TIGHT = 0.9"),
+    "the tight factor too large": ("TIGHT = 1.0", "TIGHT = 2.0"),
+    "the published factor": ("PUBLISHED = 2.0", "PUBLISHED = 1.0"),
+    "L of pi_t": ("expected_gain(policy_log_ratio", "expected_gain(proximal_log_ratio"),
+    "L not normalised": ("rewards, cap=cap) / known", "rewards, cap=cap)"),
+    "L without alpha's part": ("torch.expm1(log_ratio.double())", "log_ratio.double().exp()"),
+    "L of the wrong answers": ("gain * exact, 0.0", "gain * (1.0 - exact), 0.0"),
+    "pi_t for the first distance": (
+        "policy_tv=tv_one_sided(policy_log_ratio)",
+        "policy_tv=tv_one_sided(proximal_log_ratio)",
+    ),
+    "pi for the second distance": (
+        "behavior_tv=tv_one_sided(proximal_log_ratio)",
+        "behavior_tv=tv_one_sided(policy_log_ratio)",
+    ),
+    "the ratio the other way round": (
+        "policy_tv=tv_one_sided(policy_log_ratio)",
+        "policy_tv=tv_one_sided(-policy_log_ratio)",
+    ),
+    "variance for deviation": (".mean(dim=-1).sqrt()", ".mean(dim=-1)"),
+}
+
+
+def bound_module(monkeypatch, old="", new=""):
+    """`bapo.objective.bound` with one change in its source."""
+    source = inspect.getsource(bound)
+    assert not old or source.count(old) >= 1
+    module = types.ModuleType("changed_bound")
+    monkeypatch.setitem(sys.modules, "changed_bound", module)
+    exec(
+        compile(source.replace(old, new) if old else source, "changed_bound", "exec"), vars(module)
+    )
+    return module
+
+
+def is_right_on_listed_groups(module):
+    """Whether both forms of a group that lists all answers are the exact ones."""
+    generator = np.random.default_rng(3)
+    for _ in range(20):
+        counts = generator.integers(1, 6, 9)
+        rewards = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+        policy, proximal = (softmax(np.log(counts) + generator.normal(0, 1, 9)) for _ in range(2))
+        behavior, tensors = listed_group(policy, proximal, counts, rewards)
+        expected = exact_terms(policy, proximal, behavior, rewards)
+        found = module.group_bounds(*tensors, cap=math.inf)
+        totals = (found.total().item(), found.total(module.PUBLISHED).item())
+        if totals != pytest.approx((expected.tight, expected.published), abs=1e-9):
+            return False
+    return True
+
+
+def test_the_source_as_it_is_passes(monkeypatch):
+    assert is_right_on_listed_groups(bound_module(monkeypatch))
+
+
+@pytest.mark.parametrize("name", SOURCE_MUTANTS)
+def test_a_wrong_sign_factor_or_source_in_the_library_is_found(name, monkeypatch):
+    assert not is_right_on_listed_groups(bound_module(monkeypatch, *SOURCE_MUTANTS[name]))
 
 
 def held_at_every_step(run, steps):

@@ -13,6 +13,8 @@ from bapo.training.bounds import (
     bound_metrics,
     entries_of_minis,
     policy_distances,
+    stale_distances,
+    step_distances,
 )
 from bapo.types import Source
 from tests.builders import make_batch, make_group
@@ -178,3 +180,28 @@ def test_measuring_the_bound_changes_no_weight():
         learner.update(example_batch(learner._model, count=3))
         states.append(copied(learner.weights))
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_the_distance_of_a_step_is_worked_out_from_completions_of_alpha():
+    """The mean of max(0, pi_t / alpha - pi / alpha), pi_t / alpha cut at 3."""
+    [[group]] = entry_rows((make_group("a", "1000", version=1), Source.FRESH))
+    set_ratios(group, policy=(0.5, 1.0, 2.0, 3.0), proximal=(1.0, 0.5, 2.0, 6.0))
+    # 1 - 0.5, nothing, nothing, and 3 of 6 with the weight 3: 3 (1 - 1/2).
+    assert step_distances([group], 3.0) == pytest.approx([(0.5 + 1.5) / 4], rel=1e-6)
+    assert step_distances([group], 6.0) == pytest.approx([(0.5 + 3.0) / 4], rel=1e-6)
+    set_ratios(group, policy=(0.5, 1.0, 0.25, 1.0), proximal=(1.0, 1.0, 1.0, 1.0))
+    assert step_distances([group], 3.0) == policy_distances([group])  # alpha is pi_t
+
+
+def test_distances_of_stale_groups_are_told_apart_by_source():
+    [[old, new, reused]] = entry_rows(
+        (make_group("a", "1000", version=1), Source.FRESH),
+        (make_group("b", "1000", version=2), Source.FRESH),
+        (make_group("c", "1000", version=0), Source.REUSED),
+    )
+    for group, ratio in ((old, 0.75), (new, 0.5), (reused, 0.25)):
+        set_ratios(group, policy=(1, 1, 1, 1), proximal=(ratio,) * 4)
+    found = stale_distances([old, new, reused])
+    assert found[Source.FRESH] == pytest.approx([0.25])  # pi_t's own group has no age
+    assert found[Source.RETRIED] == []
+    assert found[Source.REUSED] == pytest.approx([0.75])

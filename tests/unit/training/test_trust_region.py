@@ -216,3 +216,55 @@ def test_adaptive_staleness_syncs_the_behavior_policy_before_it_is_due():
     ]
     assert max(ages[0]) > 7
     assert np.mean(ages[1]) < np.mean(ages[0]) / 2
+
+
+def test_reused_groups_are_refused_before_fresh_ones(monkeypatch):
+    """Every group is too far: as long as there are reused ones, only they are refused."""
+    run = far_run(max_tv=0.2)
+    drafts = []
+
+    def all_far(batch):
+        drafts.append([entry.source for entry in batch.entries])
+        return [1.0] * len(batch.entries)
+
+    for _ in range(5):
+        run.advance()
+    monkeypatch.setattr(run.loop.learner, "behavior_distances", all_far)
+    metrics = run.advance().metrics
+    fresh = [draft.count(Source.FRESH) for draft in drafts]
+    assert Source.REUSED in drafts[0]
+    refusing_fresh = next(place for place, draft in enumerate(drafts) if Source.REUSED not in draft)
+    assert len(set(fresh[: refusing_fresh + 1])) == 1  # untouched until no reused one is left
+    assert fresh[refusing_fresh + 1] == 0
+    assert metrics["groups_refused"] == sum(
+        len(draft) if place == refusing_fresh else draft.count(Source.REUSED)
+        for place, draft in enumerate(drafts)
+    )
+
+
+def test_a_gate_that_refuses_all_fresh_groups_brings_the_next_sync_forward():
+    run = far_run(max_tv=0.2, behavior_sync_every=25)
+    synced = []
+    for step in range(1, 26):
+        record = run.advance()
+        versions = {fate.policy_version for fate in record.composition.fates}
+        synced.append(max(versions) == step - 1)
+    assert synced[0]
+    assert 2 < sum(synced) < 25
+
+
+def test_a_learner_goes_on_with_the_update_length_that_it_had():
+    objective = {"enforce_bound": True, "trust_region": 0.1}
+    whole = make_learner(learning_rate=1e-3, objective=objective)
+    first = make_learner(learning_rate=1e-3, objective=objective)
+    batches = [example_batch(whole._model, count=3, step=step, version=step - 1) for step in (1, 2)]
+    for learner in (whole, first):
+        learner.update(batches[0])
+    second = make_learner(learning_rate=1e-3, objective=objective)
+    second.load_model_state(copied(first.model_state()))
+    second.load_state_dict(first.state_dict())
+    assert first.state_dict()["update_length"] < 1.0
+    reports = [learner.update(batches[1]) for learner in (whole, second)]
+    assert reports[0].step_scale == reports[1].step_scale
+    assert reports[0].forward_tokens == reports[1].forward_tokens
+    assert same_bits(whole.weights, second.weights)
