@@ -51,10 +51,14 @@ def test_the_wheel_carries_recipes_models_styles_types_and_the_licence(wheel):
     assert recipes <= set(sizes)
     assert len(recipes) > 2
     assert {"bapo/py.typed", "bapo/reporting/report.css"} <= set(sizes)
-    assert {"config.json", "model.safetensors", "tokenizer.json", "warmstart.json"} <= {
-        name.rpartition("/")[2] for name in sizes if name.startswith("bapo/assets/countdown/")
-    }
-    assert sum(s for n, s in sizes.items() if n.startswith("bapo/assets/")) <= LARGEST_ASSET
+    models = {name.split("/")[2] for name in sizes if name.startswith("bapo/assets/")}
+    assert {"countdown", "math"} <= models
+    for model in models:
+        files = {n: s for n, s in sizes.items() if n.startswith(f"bapo/assets/{model}/")}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "warmstart.json"} <= {
+            name.rpartition("/")[2] for name in files
+        }
+        assert sum(files.values()) <= LARGEST_ASSET
     assert any(name.endswith("licenses/LICENSE") for name in sizes)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in sizes)
 
