@@ -65,7 +65,7 @@ def evaluate_model(
         prompts = _usable(task.evaluation_prompts(request.prompts), checks, notice)
 
         def verify(rollouts: Sequence[Rollout]) -> list[Group]:
-            return verify_rollouts(pool, rollouts, reward, rollout.max_new_tokens)
+            return verify_rollouts(pool, rollouts, rollout.max_new_tokens)
 
         return evaluate(
             engine,

@@ -15,23 +15,19 @@ TOKENS = "completion_ids"
 
 
 def verify_rollouts(
-    pool: VerifierPool,
-    rollouts: Sequence[Rollout],
-    settings: RewardSettings | None = None,
-    max_new_tokens: int = 0,
+    pool: VerifierPool, rollouts: Sequence[Rollout], max_new_tokens: int = 0
 ) -> list[Group]:
     """Verifies every completion of every rollout.
 
     A verifier that names the column `prompts`, as TRL's reward functions may, is given the
     prompt's content: a text, or a list of `{"role": ..., "content": ...}`. One that names
-    `completion_ids` is given the tokens.
+    `completion_ids` is given the tokens. The pool's settings say what of a completion it sees and
+    in which form, and what a completion's length costs.
 
     Args:
         pool: An open pool.
         rollouts: Any number of them; group sizes may differ.
-        settings: What of a completion the verifier sees and in which form, and what its length
-            costs; as the pool's by default.
-        max_new_tokens: At which length the whole penalty holds; not needed without one.
+        max_new_tokens: The limit at which they were cut off; 0 means that length costs nothing.
 
     Returns:
         One group for each rollout, in order.
@@ -39,24 +35,22 @@ def verify_rollouts(
     Raises:
         VerifierError: The verifier can no longer be started.
     """
-    settings = settings or pool.settings
+    settings = pool.settings
+    seen = [[_seen(one.text, settings.answer_after) for one in r.completions] for r in rollouts]
     items: list[tuple[Answer, Columns]] = []
-    for rollout in rollouts:
+    for rollout, texts in zip(rollouts, seen, strict=True):
         columns = columns_of(rollout.prompt, pool.named_columns)
-        for completion in rollout.completions:
-            text = _seen(completion.text, settings.answer_after)
+        for completion, text in zip(rollout.completions, texts, strict=True):
             if text is not None:
                 given = _with_tokens(columns, completion, pool.named_columns)
                 items.append((_as_given(text, rollout.prompt, settings), given))
     verdicts = iter(pool.verify(items))
     groups: list[Group] = []
-    for rollout in rollouts:
-        found: list[Verdict] = []
-        for completion in rollout.completions:
-            unseen = _seen(completion.text, settings.answer_after) is None
-            verdict = _unanswered(settings.answer_after) if unseen else next(verdicts)
-            found.append(_for_length(verdict, completion, settings, max_new_tokens))
-        groups.append(Group(rollout, tuple(found)))
+    for rollout, texts in zip(rollouts, seen, strict=True):
+        found = [_unanswered(settings) if text is None else next(verdicts) for text in texts]
+        pairs = zip(found, rollout.completions, strict=True)
+        shaped = tuple(_for_length(*pair, settings, max_new_tokens) for pair in pairs)
+        groups.append(Group(rollout, shaped))
     return groups
 
 
@@ -68,9 +62,10 @@ def _seen(text: str, marker: str) -> str | None:
     return after if found else None
 
 
-def _unanswered(marker: str) -> Verdict:
+def _unanswered(settings: RewardSettings) -> Verdict:
     """The verdict on a completion that never came to its answer: wrong, and nobody's failure."""
-    return Verdict(False, 0.0, detail=f"There is no answer, as {marker!r} never came.")
+    detail = f"There is no answer, as {settings.answer_after!r} never came."
+    return Verdict(False, 0.0, detail=detail)
 
 
 def _as_given(text: str, prompt: Prompt, settings: RewardSettings) -> Answer:
@@ -94,7 +89,8 @@ def _for_length(
         DAPO's soft overlong punishment (arXiv 2503.14476, equation 13).
     """
     over = len(completion.token_ids) - (max_new_tokens - settings.overlong_tokens)
-    if not settings.overlong_tokens or over <= 0 or verdict.status is not VerdictStatus.OK:
+    costs = settings.overlong_tokens and max_new_tokens
+    if not costs or over <= 0 or verdict.status is not VerdictStatus.OK:
         return verdict
     share = min(1.0, over / settings.overlong_tokens)
     return replace(verdict, score=verdict.score - settings.overlong_penalty * share)

@@ -156,9 +156,11 @@ def _golden_cases(cases: Any, name: str) -> list[tuple[Any, dict[str, Any], bool
     checked: list[tuple[Any, dict[str, Any], bool]] = []
     for case in cast("list[Any]", cases) if isinstance(cases, (list, tuple)) else [cases]:
         match case:
-            case ((str() | list()) as given, columns, bool(expected)) if isinstance(columns, dict):
-                completion = cast("Any", given)
-                checked.append((completion, cast("dict[str, Any]", columns), expected))
+            case (completion, columns, bool(expected)) if isinstance(
+                completion, (str, list)
+            ) and isinstance(columns, dict):
+                given = cast("Any", completion)
+                checked.append((given, cast("dict[str, Any]", columns), expected))
             case _:
                 raise LoadError(
                     f"GOLDEN beside the verifier '{name}' must be a list of (completion, columns, "

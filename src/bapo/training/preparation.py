@@ -144,7 +144,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     adaptation = Adaptation(recipe.adaptation, batch_groups=groups, seed=recipe.seed)
 
     def verify(rollouts: Sequence[Rollout]) -> list[Group]:
-        return verify_rollouts(pool, rollouts, recipe.reward, recipe.rollout.max_new_tokens)
+        return verify_rollouts(pool, rollouts, recipe.rollout.max_new_tokens)
 
     loop = Loop(
         recipe=recipe,

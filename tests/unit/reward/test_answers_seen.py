@@ -2,7 +2,6 @@
 
 import pytest
 
-from bapo.config import RewardSettings
 from bapo.reward import check_verifier, column_faults, verify_rollouts
 from bapo.types import ChatMessage, FinishReason, Prompt
 from tests.builders import make_completion, make_prompt, make_rollout
@@ -22,10 +21,9 @@ def verdicts_of(verifier, texts, *, prompt=None, lengths=None, max_new_tokens=0,
         for text, length in zip(texts, lengths, strict=True)
     ]
     rollout = make_rollout(prompt or make_prompt(), completions=completions)
-    reward = RewardSettings(**settings)
-    with make_pool(verifier, timeout_seconds=5.0) as pool:
+    with make_pool(verifier, timeout_seconds=5.0, **settings) as pool:
         check_verifier(pool)
-        (group,) = verify_rollouts(pool, [rollout], reward, max_new_tokens)
+        (group,) = verify_rollouts(pool, [rollout], max_new_tokens)
     return group.verdicts
 
 
