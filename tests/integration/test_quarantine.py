@@ -80,7 +80,7 @@ def test_gold_answers_that_the_verifier_cannot_read_are_set_aside(bapo, tmp_path
         "    return 'the sign is odd' if sign in '13' else None\n\n"
         "def verify(completions, sign, **columns):\n    return [1.0 for _ in completions]\n"
     )
-    code, _, err = bapo("task.max_bad_share=0.5")
+    code, _, err = bapo("task.max_bad_share=0.5", "adaptation.filter_fresh=false")
     assert code == 0, err
     rows = {
         line["prompt_id"]: line["reason"]

@@ -87,8 +87,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     model = content.get("model")
     if isinstance(model, Mapping) and "path" not in model and _ARCHITECTURE & model.keys():
         raise RecipeError(
-            f"The recipe '{path}' is for a cold start and not for training; run it with: "
-            f"bapo warmstart {path} --output MODEL"
+            f"The recipe '{path}' is for a cold start and not for training; use "
+            f"'bapo warmstart {path} --output MODEL' instead."
         )
     return resolve_recipe(content, overrides)
 

@@ -87,8 +87,8 @@ def load_warmstart_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Wa
     named = content.get("model")
     if isinstance(named, str) or (isinstance(named, Mapping) and "path" in named):
         raise RecipeError(
-            f"The recipe '{path}' is for training and not for a cold start; run it with: "
-            f"bapo train {path} --output RUN"
+            f"The recipe '{path}' is for training and not for a cold start; use "
+            f"'bapo train {path} --output RUN' instead."
         )
     merged = merge_recipe(content, overrides)
     known = ["task", "seed", "steps", "model", "training"]

@@ -31,9 +31,9 @@ def test_the_same_key_in_two_mappings_and_a_merge_are_fine():
 
 
 def test_each_kind_of_recipe_names_the_command_that_it_is_for():
-    with pytest.raises(RecipeError, match="run it with: bapo warmstart countdown-base"):
+    with pytest.raises(RecipeError, match="use 'bapo warmstart countdown-base"):
         load_recipe("countdown-base")
-    with pytest.raises(RecipeError, match="run it with: bapo train countdown-demo"):
+    with pytest.raises(RecipeError, match="use 'bapo train countdown-demo"):
         load_warmstart_recipe("countdown-demo")
 
 
