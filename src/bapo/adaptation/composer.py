@@ -5,7 +5,7 @@ all three sources leave the batch short it is trained on as it is or skipped, as
 each source is a switch, so that GRPO and DAPO are settings of the same composer.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -102,10 +102,21 @@ class Composer:
                 draft.offer(group, source, lost)
         return Composition(TrainBatch(step, ()), tuple(draft.fates), band)
 
-    def _draw_order(self, step: int, count: int) -> list[int]:
-        """A uniformly random order of `count` groups, a function of seed and step."""
+    def _draw_order(self, step: int, count: int) -> Iterator[int]:
+        """A uniformly random order of `count` groups, a function of seed and step.
+
+        A shuffle that remembers only what it has moved: its cost is that of the draws made, however
+        large the buffer.
+        """
         sequence = np.random.SeedSequence([self._seed, _REUSE_STREAM, step])
-        return np.random.Generator(np.random.Philox(sequence)).permutation(count).tolist()
+        generator = np.random.Generator(np.random.Philox(sequence))
+        moved: dict[int, int] = {}
+        for place in range(count):
+            other = int(generator.integers(place, count))
+            here = moved.pop(place, place)
+            yield here if other == place else moved.get(other, other)
+            if other != place:
+                moved[other] = here
 
 
 def _refusal(group: Group, refused: Collection[Group]) -> GroupOutcome | None:

@@ -4,10 +4,12 @@ Departures from the paper: a limit in bytes. The paper does not say whether a gr
 more than once, and here it may, in each step of its window.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
+from typing import Any, overload
 
 from bapo.adaptation.bands import Band
 from bapo.adaptation.filters import homogeneity
@@ -27,6 +29,61 @@ class _Entry:
     bytes: int
 
 
+class _Line:
+    """The entries of one correctness rate and group size, oldest first.
+
+    The oldest are dropped by moving `start`, and cut off when they are half of the list, so that
+    both ends and every place in between are reached at once.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+        self.start = 0
+
+    def drop_oldest(self) -> None:
+        """Drops the first entry."""
+        self.start += 1
+        if 2 * self.start >= len(self.entries):
+            del self.entries[: self.start]
+            self.start = 0
+
+    def of_steps(self, first: int, end: int) -> tuple[int, int]:
+        """The places of the entries of steps `first` to `end` - 1."""
+        low = bisect_left(self.entries, first, lo=self.start, key=attrgetter("step"))
+        return low, bisect_left(self.entries, end, lo=low, key=attrgetter("step"))
+
+
+class EligibleGroups(Sequence[Group]):
+    """Groups of a buffer without a list of them: by rate, then oldest first.
+
+    It is good until the buffer is next changed.
+    """
+
+    def __init__(self, parts: Sequence[tuple[_Line, int, int]]) -> None:
+        """Takes lines, each with the first of its places and the one behind the last."""
+        self._parts = parts
+        self._length = sum(end - start for _, start, end in parts)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(self._length))]
+        place = index if index >= 0 else index + self._length
+        for line, start, end in self._parts:
+            if 0 <= place < end - start:
+                return line.entries[start + place].group
+            place -= end - start
+        raise IndexError(f"There are {self._length} eligible groups, and no number {index}.")
+
+
 class ReuseBuffer:
     """The groups with 0 < mu < 1 of the last `window` observed steps, as far as there is room.
 
@@ -36,7 +93,8 @@ class ReuseBuffer:
     Capacity: the window, that is `window` times the groups of a step, and a limit in bytes. Beyond
     it the oldest groups are evicted, those that came first in a step before those that came later.
 
-    Determinism: no random choice here; groups are kept in the order they came.
+    Determinism: no random choice here; groups are kept in the order they came, and beside that by
+    their rate, so that a step's work does not grow with the buffer.
 
     Checkpoint: every group with its step; sizes follow from the groups.
     """
@@ -49,6 +107,7 @@ class ReuseBuffer:
         """
         self._window = window
         self._entries: deque[_Entry] = deque()
+        self._lines: dict[tuple[int, float], _Line] = {}
         self._bytes = 0
         self._evicted_last_step = 0
 
@@ -70,8 +129,8 @@ class ReuseBuffer:
         """Groups that the last observed step evicted for want of room."""
         return self._evicted_last_step
 
-    def eligible(self, step: int, band: Band, window: int | None = None) -> list[Group]:
-        """The groups that may be reused in `step`, oldest first.
+    def eligible(self, step: int, band: Band, window: int | None = None) -> EligibleGroups:
+        """The groups that may be reused in `step`, by size and rate, then oldest first.
 
         Args:
             step: The training step to compose.
@@ -80,13 +139,14 @@ class ReuseBuffer:
             window: Only groups of the last `window` steps; the buffer's own window without it.
         """
         reach = self._window if window is None else window
-        sizes = {entry.group.size for entry in self._entries}
-        bands = {size: band.widened(size) for size in sizes}
-        return [
-            entry.group
-            for entry in self._entries
-            if step - reach <= entry.step < step and bands[entry.group.size].contains(entry.rate)
-        ]
+        bands = {size: band.widened(size) for size, _ in self._lines}
+        return EligibleGroups(
+            [
+                (line, *line.of_steps(step - reach, step))
+                for (size, rate), line in sorted(self._lines.items(), key=lambda item: item[0])
+                if bands[size].contains(rate)
+            ]
+        )
 
     def observe(self, step: int, groups: Sequence[Group], room: int) -> list[BufferEvent]:
         """Drops the groups that step + 1 can no longer reuse, and takes in those of `step`.
@@ -115,10 +175,15 @@ class ReuseBuffer:
 
     def _append(self, entry: _Entry) -> None:
         self._entries.append(entry)
+        self._lines.setdefault(_key(entry), _Line()).entries.append(entry)
         self._bytes += entry.bytes
 
     def _pop_oldest(self) -> _Entry:
         entry = self._entries.popleft()
+        line = self._lines[_key(entry)]
+        line.drop_oldest()  # the oldest of all is the oldest of its rate
+        if not line.entries:
+            del self._lines[_key(entry)]
         self._bytes -= entry.bytes
         return entry
 
@@ -138,6 +203,7 @@ class ReuseBuffer:
         """
         groups = groups_from_tree(state["groups"])
         self._entries.clear()
+        self._lines.clear()
         self._bytes = 0
         for step, group in zip(state["entered"], groups, strict=True):
             self._append(_entry(int(step), group))
@@ -146,6 +212,10 @@ class ReuseBuffer:
 
 def _entry(step: int, group: Group) -> _Entry:
     return _Entry(step, group, group.correctness_rate, group_bytes(group))
+
+
+def _key(entry: _Entry) -> tuple[int, float]:
+    return entry.group.size, entry.rate
 
 
 def _event(kind: BufferEventKind, step: int, entry: _Entry) -> BufferEvent:

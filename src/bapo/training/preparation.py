@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from bapo.training.learner import Learner
 from bapo.training.loop import Loop
 from bapo.training.policy_sync import EnginePolicies
 from bapo.training.progress import Progress
-from bapo.training.prompt_stream import PromptStream
+from bapo.training.prompt_stream import PromptStream, fingerprint
 from bapo.training.seeds import derived_seed
 from bapo.types import Group, Prompt, Rollout, VerdictStatus
 
@@ -41,7 +41,7 @@ FIRST_LOOK = 8
 """Prompts whose answers the verifier is tried on before a run starts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunData:
     """The prompts of a run, all of them checked against the model.
 
@@ -56,6 +56,11 @@ class RunData:
     held_out: Sequence[Prompt]
     probed: Sequence[Prompt]
     screened: ScreenedData
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all prompts in order, computed once: a hundred thousand take seconds."""
+        return fingerprint(self.training, self.held_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,9 @@
-"""The order in which training prompts are drawn."""
+"""The order in which training prompts are drawn, and how they are known again."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -103,3 +106,14 @@ class PromptStream:
             self._epoch = epoch
         self._drawn += 1
         return self._order[position]
+
+
+def fingerprint(training: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
+    """A hash of all prompts in order: their places in it are what the prompt stream keeps."""
+    digest = hashlib.blake2b(digest_size=16)
+    for prompts in (training, held_out):
+        digest.update(f"{len(prompts)}\n".encode())
+        for prompt in prompts:
+            line = json.dumps(asdict(prompt), sort_keys=True, default=str)
+            digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

@@ -11,9 +11,8 @@
 """
 
 import hashlib
-import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from bapo.training.preparation import RunParts
 from bapo.training.recipe_changes import changed_settings
 from bapo.training.run_folder import EVALUATION, RunFolder
 from bapo.training.state_files import Tree
-from bapo.types import Prompt
 
 _FROZEN_NUMBERS = 1024
 """Numbers of each frozen tensor that are compared on resuming."""
@@ -65,7 +63,7 @@ def run_state(
         "generators": _generators(),
         "run": {
             "recipe": recipe_as_mapping(recipe),
-            "prompts": fingerprint(parts.data.training, parts.data.held_out),
+            "prompts": parts.data.fingerprint,
             "frozen": frozen_fingerprint(parts.policy.model),
             "loop": parts.loop.state_dict(),
             "stream": parts.stream.state_dict(),
@@ -89,7 +87,7 @@ def load_run_state(checkpoint: Checkpoint, parts: RunParts) -> Totals:
         RunFolderError: Model or prompts are no longer those of the run.
     """
     run = checkpoint.read("run")
-    if run["prompts"] != fingerprint(parts.data.training, parts.data.held_out):
+    if run["prompts"] != parts.data.fingerprint:
         raise RunFolderError(
             "The run cannot be resumed: the task gives other prompts than at its start; put its "
             "data back, or start another run."
@@ -179,17 +177,6 @@ def _check_tokens(parts: RunParts) -> None:
         ):
             if ids.min(initial=0) < 0 or ids.max(initial=0) >= tokens:
                 raise ValueError("a token that the model does not have")
-
-
-def fingerprint(training: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
-    """A hash of all prompts in order: their places in it are what the prompt stream keeps."""
-    digest = hashlib.blake2b(digest_size=16)
-    for prompts in (training, held_out):
-        digest.update(f"{len(prompts)}\n".encode())
-        for prompt in prompts:
-            line = json.dumps(asdict(prompt), sort_keys=True, default=str)
-            digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
 
 
 def frozen_fingerprint(model: nn.Module) -> str:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from bapo.adaptation import Band, ReuseBuffer
@@ -47,7 +48,7 @@ def test_groups_expire_when_no_later_step_can_reuse_them():
     assert ids(buffer.eligible(4, EVERYTHING)) == ["c"]
 
 
-def test_only_groups_in_the_band_are_eligible_oldest_first():
+def test_only_groups_in_the_band_are_eligible():
     buffer = ReuseBuffer(window=3)
     buffer.observe(1, [make_group("1/8", 0.125, group_size=8), make_group("5/8", "11111000")], ROOM)
     buffer.observe(2, [make_group("2/8", 0.25, group_size=8), make_group("3/8", "11100000")], ROOM)
@@ -89,3 +90,43 @@ def test_a_restored_buffer_counts_the_same_bytes():
     restored.load_state_dict(through_disk(buffer.state_dict()))
     assert restored.bytes == buffer.bytes > 0
     assert ids(restored.eligible(2, EVERYTHING)) == ["a", "b"]
+
+
+def test_eligible_groups_stand_by_rate_and_then_oldest_first():
+    buffer = ReuseBuffer(window=9)
+    for step, name in enumerate("abcd", start=1):
+        buffer.observe(step, [make_group(f"{name}1", "1000"), make_group(f"{name}2", "1100")], ROOM)
+    groups = buffer.eligible(5, EVERYTHING)
+    assert ids(groups) == ["a1", "b1", "c1", "d1", "a2", "b2", "c2", "d2"]
+    assert ids(groups[2:6]) == ["c1", "d1", "a2", "b2"]
+    assert groups[-1].prompt_id == "d2"
+    assert ids(buffer.eligible(5, EVERYTHING, window=2)) == ["c1", "d1", "c2", "d2"]
+    assert ids(buffer.eligible(3, EVERYTHING)) == ["a1", "b1", "a2", "b2"]
+    with pytest.raises(IndexError, match="8 eligible groups, and no number 8"):
+        groups[8]
+
+
+def test_what_is_eligible_is_what_a_look_at_every_group_finds():
+    """Random steps, rates, windows and limits, against a plain list of what is still there."""
+    generator = np.random.default_rng(0)
+    buffer = ReuseBuffer(window=6)
+    each = group_bytes(make_group("a", "1000"))
+    plain = []
+    for step in range(1, 60):
+        count = int(generator.integers(0, 5))
+        rates = generator.integers(1, 4, count).tolist()
+        entering = [make_group("a", "1" * rate + "0" * (4 - rate)) for rate in rates]
+        buffer.observe(step, entering, 12 * each)
+        plain = [one for one in plain if one[0] > step - 6]
+        plain = [*plain, *((step, group) for group in entering)][-12:]
+        assert [id(group) for group in buffer.groups] == [id(group) for _, group in plain]
+        band = Band(0.25, 0.25 * int(generator.integers(1, 4)))
+        reach = int(generator.integers(1, 7))
+        expected = {
+            id(group)
+            for entered, group in plain
+            if step + 1 - reach <= entered and band.contains(group.correctness_rate)
+        }
+        found = [id(group) for group in buffer.eligible(step + 1, band, reach)]
+        assert len(found) == len(set(found)) == len(expected)
+        assert set(found) == expected

@@ -12,6 +12,7 @@ from bapo.errors import CheckpointError, RunFolderError
 from bapo.rollout import DelayedPolicy
 from bapo.training import run_state
 from bapo.training.loop import Loop
+from bapo.training.prompt_stream import fingerprint
 from bapo.training.run_folder import GROWING, RunFolder
 from bapo.training.state_files import read_tree, write_tree
 from tests.builders import make_prompt
@@ -75,10 +76,10 @@ def test_the_fingerprint_depends_on_place_content_and_columns_of_the_prompts():
         ([make_prompt("1", columns={"gold": 4}), two], []),
         ([make_prompt("1", columns={"gold": 3}, content="x"), two], []),
     ]
-    prints = [run_state.fingerprint(*prompts) for prompts in different]
+    prints = [fingerprint(*prompts) for prompts in different]
     assert len(set(prints)) == len(different)
     again = make_prompt("1", columns={"gold": 3})
-    assert run_state.fingerprint([again, make_prompt("2")], ()) == prints[0]
+    assert fingerprint([again, make_prompt("2")], ()) == prints[0]
 
 
 # --- the files that lines are added to ---
