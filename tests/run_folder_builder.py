@@ -264,6 +264,7 @@ def _metrics(
         "updates": 2,
         "updates_skipped": 0,
         "step_scale": 1.0,
+        "peak_memory_bytes": 800_000_000,
         "verdicts_ok": rollouts,
         "verdicts_invalid": 0,
         "verdicts_timeout": 0,

@@ -36,10 +36,11 @@ def run(toy, output, seed, algorithm):
 
 
 def without_seconds(text):
-    """JSON lines, or one JSON object, without the keys that hold time."""
+    """JSON lines, or one JSON object, without the keys that hold time or memory."""
+    measured = ("seconds", "peak_memory")
 
     def drop(content):
-        return {key: value for key, value in content.items() if not key.startswith("seconds")}
+        return {key: value for key, value in content.items() if not key.startswith(measured)}
 
     try:
         lines = [json.loads(line) for line in text.splitlines()]
@@ -68,7 +69,9 @@ def test_the_same_seed_gives_the_same_run_to_the_bit_and_another_does_not(toy, t
 
 def test_taking_the_seconds_out_leaves_everything_else():
     """What the comparison above rests on."""
-    line = '{"step": 1, "seconds": 2.5, "seconds_rollout": 1.0, "rollouts": 8}'
+    line = (
+        '{"step": 1, "seconds": 2.5, "seconds_rollout": 1.0, "rollouts": 8, "peak_memory_bytes": 9}'
+    )
     assert without_seconds(line) == '{"step": 1, "rollouts": 8}'
     assert without_seconds('{\n "status": "finished",\n "seconds": 1\n}\n') == (
         '{"status": "finished"}'

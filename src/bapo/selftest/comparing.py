@@ -23,7 +23,7 @@ WEIGHTS = "model/model.safetensors"
 _ADAPTER = "model/adapter_model.safetensors"
 _EXACT = (LEDGER, EXAMPLES, ROWS)
 _TIMED = (METRICS, EVALUATION, QUARANTINE)
-_CLOCKED = ("seconds", "milliseconds")
+_CLOCKED = ("seconds", "milliseconds", "peak_memory")
 _TREES = ("model", "optimizer", "behavior", "adaptation", "generators", "run")
 
 

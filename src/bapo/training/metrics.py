@@ -60,6 +60,7 @@ METRIC_KEYS: tuple[str, ...] = (
     "updates",
     "updates_skipped",
     "step_scale",
+    "peak_memory_bytes",
     *(f"verdicts_{status.value}" for status in VerdictStatus),
     "completion_tokens_mean",
     "truncated_share",
@@ -115,6 +116,7 @@ def step_metrics(inputs: StepInputs) -> dict[str, Metric]:
         "updates": update.updates,
         "updates_skipped": update.nonfinite,
         "step_scale": update.step_scale,
+        "peak_memory_bytes": update.peak_memory_bytes,
         "sampler_gap": update.sampler_gap,
         "importance_cap": update.importance_cap,
     }

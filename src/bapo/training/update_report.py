@@ -28,6 +28,7 @@ class UpdateReport:
         step_scale: Share of the step that was kept, in [0, 1]; see `objective.enforce_bound`.
         is_held_by_age: Whether an update was shortened for TV(pi, alpha) alone, which a sync cures.
         importance_cap: Where importance weights were cut.
+        peak_memory_bytes: See `bapo.training.memory`.
         seconds_proximal: Time for the proximal log-probabilities.
         seconds_update: Time for the optimizer updates.
     """
@@ -47,5 +48,6 @@ class UpdateReport:
     step_scale: float = 1.0
     is_held_by_age: bool = False
     importance_cap: float | None = None
+    peak_memory_bytes: int = 0
     seconds_proximal: float = 0.0
     seconds_update: float = 0.0
