@@ -1,6 +1,9 @@
 """The mathematics verifier: its golden table, extraction, gold answers, and life in a worker."""
 
+from pathlib import Path
+
 import pytest
+from benchmarks.golden_mathematics import WAYS, misjudged
 
 from bapo.config import RewardSettings
 from bapo.reward import VerifierPool, check_verifier, column_faults
@@ -29,6 +32,16 @@ def test_every_row_of_the_golden_table_is_judged_rightly():
     assert [row for row in table if verify([row[2]], [row[1]]) != [row[3]]] == []
     assert len(table) > 400
     assert {row[0] for row in table} == KINDS
+
+
+@pytest.mark.slow
+def test_the_results_say_how_often_math_verify_alone_is_wrong():
+    results = Path(__file__).resolve().parents[3] / "docs" / "results.md"
+    page = " ".join(results.read_text(encoding="utf-8").split())
+    ours, as_it_is, in_dollars = (misjudged(judge) for judge in WAYS.values())
+    assert ours.total() == 0
+    assert f"misjudges {as_it_is.total()}: it calls {as_it_is['right called wrong']} right" in page
+    assert f"misjudges {in_dollars.total()} ({in_dollars['right called wrong']} and" in page
 
 
 def test_the_cases_at_start_up_are_one_right_and_one_wrong_of_each_kind():
