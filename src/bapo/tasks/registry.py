@@ -1,4 +1,7 @@
-"""The tasks that a recipe may name. A new one is a file in this room and a line in `TASKS`."""
+"""The tasks that a recipe may name. A new one is a file in this room and a line in `TASKS`.
+
+Besides these, `gym:NAME` is the task NAME of reasoning-gym.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Final, cast
@@ -10,8 +13,12 @@ from bapo.tasks.blind import BlindTask
 from bapo.tasks.countdown import build_countdown
 from bapo.tasks.dataset import build_dataset
 from bapo.tasks.geometry import build_geometry
+from bapo.tasks.grid_path import build_grid_path
+from bapo.tasks.gym import build_gym
+from bapo.tasks.gym_problems import PREFIX
 from bapo.tasks.known_sets import KNOWN_SETS, build_known_set
 from bapo.tasks.mathematics import build_mathematics
+from bapo.tasks.rush_hour import build_rush_hour
 
 TaskBuilder = Callable[[TaskSettings], Task]
 
@@ -32,6 +39,8 @@ TASKS: Final[Mapping[str, TaskBuilder]] = {
     "math-4": lambda settings: build_mathematics(settings.options, (4,)),
     "math-5": lambda settings: build_mathematics(settings.options, (5,)),
     "geometry": lambda settings: build_geometry(settings.options),
+    "grid-path": lambda settings: build_grid_path(settings.options),
+    "rush-hour": lambda settings: build_rush_hour(settings.options),
     "dataset": lambda settings: build_dataset(settings.options, settings.bad_share_allowed),
     **{name: _known(name) for name in KNOWN_SETS},
 }
@@ -44,11 +53,13 @@ def build_task(settings: TaskSettings) -> Task:
         SettingError: There is no such task, or one of its settings is wrong.
         DataError: Its data cannot be used.
     """
-    if settings.name not in TASKS:
-        raise SettingError(
-            f"Unknown task '{settings.name}': {nearest_name(settings.name, [*TASKS])}"
-        )
-    task = TASKS[settings.name](settings)
+    if settings.name.startswith(PREFIX):
+        task = build_gym(settings.name.removeprefix(PREFIX), settings.options)
+    elif settings.name in TASKS:
+        task = TASKS[settings.name](settings)
+    else:
+        known = nearest_name(settings.name, [*TASKS, f"{PREFIX}NAME"])
+        raise SettingError(f"Unknown task '{settings.name}': {known}")
     return BlindTask(task) if settings.blank_images else task
 
 
