@@ -11,9 +11,12 @@ from bapo.errors import SettingError
 from bapo.tasks import TASKS, build_task, build_worked_task, verifier_name
 from bapo.tasks.countdown import CountdownSettings
 from bapo.tasks.dataset import DatasetSettings
+from bapo.tasks.grid_path import GridPathSettings
+from bapo.tasks.gym import GymSettings
 from bapo.tasks.known_sets import KnownSetSettings
 from bapo.tasks.mathematics import MathematicsSettings
 from bapo.tasks.prompts import PromptShape
+from bapo.tasks.rush_hour import RushHourSettings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "tasks.md"
 
@@ -90,7 +93,11 @@ def test_a_cold_start_needs_worked_examples(data_file):
 
 
 @pytest.mark.parametrize(
-    "kind", [CountdownSettings, DatasetSettings, KnownSetSettings, MathematicsSettings]
+    "kind",
+    [
+        *(CountdownSettings, DatasetSettings, KnownSetSettings, MathematicsSettings),
+        *(GridPathSettings, GymSettings, RushHourSettings),
+    ],
 )
 def test_the_page_has_every_setting_of_every_task(kind):
     lines = PAGE.read_text(encoding="utf-8").splitlines()
