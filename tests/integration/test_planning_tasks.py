@@ -8,13 +8,16 @@ import yaml
 
 from bapo.cli import main
 
-COLD = {"steps": 6, "seed": 0, "training": {"batch": 8, "warmup_steps": 0}}
+COLD = {"steps": 4, "seed": 0, "training": {"batch": 4, "warmup_steps": 0}}
 SMALL = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16, "positions": 96}
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("grid-path", {"rows": 3, "columns": 3}), ("rush-hour", {"most_slides": 3})],
+    [
+        ("grid-path", {"rows": 3, "columns": 3}),
+        pytest.param("rush-hour", {"most_slides": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_planning_task_is_cold_started_and_trained(name, options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

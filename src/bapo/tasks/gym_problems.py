@@ -22,7 +22,7 @@ from bapo.types import Prompt
 PREFIX: Final = "gym:"
 _PATIENCE: Final = 500
 _FRUITLESS: Final = 20_000
-_FEWEST, _MOST = 32, 4096
+_FEWEST, _MOST = 64, 4096
 _SHARE: Final = 3
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import random
 
 import pytest
 
@@ -12,7 +11,7 @@ from bapo.reward.verifiers.gym import check_columns, decode, verify
 from bapo.tasks import build_task
 from bapo.tasks.gym_rows import BLOCK, RefusedError, encode, fits, level_of, rows
 
-FEW = ("chain_sum", "ransom_note", "arc_agi")  # plain, hangs on the order of sets, has tuples
+FEW = ("chain_sum", "arc_agi")
 
 
 def judged(prompt, completion):
@@ -43,11 +42,11 @@ def test_the_sides_share_no_question(task):
     assert len({prompt.prompt_id for prompt in [*training, *held_out]}) == 16
 
 
-def test_prompts_do_not_depend_on_the_order_of_asking_nor_on_how_many(task):
-    other = build_task(TaskSettings(task.name, {"train_size": 40}))
-    held_out = other.evaluation_prompts(9)
-    assert other.training_prompts()[:12] == task.training_prompts()
-    assert held_out[:4] == task.evaluation_prompts(4)
+def test_prompts_do_not_depend_on_the_order_of_asking_nor_on_how_many():
+    small, large = (build_task(TaskSettings("gym:ransom_note", {"train_size": n})) for n in (9, 60))
+    held_out = large.evaluation_prompts(9)
+    assert large.training_prompts()[:9] == small.training_prompts()
+    assert held_out[:4] == small.evaluation_prompts(4)
 
 
 def test_another_seed_gives_other_problems_and_not_the_same_ones_shifted():
@@ -59,12 +58,6 @@ def test_a_row_follows_from_seed_and_index_alone():
     across = rows("chain_sum", {}, 3, BLOCK - 2, BLOCK + 2)
     alone = [rows("chain_sum", {}, 3, index, index + 1)[0] for index in range(BLOCK - 2, BLOCK + 2)]
     assert across == alone
-
-
-def test_making_problems_leaves_the_generators_of_this_process_alone():
-    before = random.getstate()
-    build_task(TaskSettings("gym:list_functions", {"train_size": 5})).training_prompts()
-    assert random.getstate() == before
 
 
 def test_the_level_is_the_problems_own_and_not_the_range():

@@ -20,7 +20,7 @@ def task():
 
 
 def test_a_shortest_plan_has_the_fewest_slides():
-    assert shortest_plan(BOARD) == "B-1 A+4"
+    assert shortest_plan(BOARD) == "B+2 A+4"
     blocked_above = "ooxooo" + "ooBooo" + BOARD[12:]
     assert len(shortest_plan(blocked_above).split()) == 2
     assert shortest_plan("o" * 12 + "ooAAoo" + "o" * 18) == "A+2"
