@@ -115,7 +115,7 @@ def test_a_cold_start_makes_a_model_that_loads_and_is_measured_blind(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "task", "cure"),
-    [("llama", "geometry", "set it to qwen2_5_vl"), ("qwen2_5_vl", "countdown", "set it to llama")],
+    [("llama", "geometry", "set it to idefics3"), ("idefics3", "countdown", "set it to llama")],
 )
 def test_a_cold_start_of_the_wrong_kind_is_refused(tmp_path, kind, task, cure):
     recipe = load_warmstart_recipe("vision-base", [f"model.kind={kind}", f"task={task}"])

@@ -18,8 +18,8 @@ class ArchitectureSettings:
 
     kind: str = setting(
         "llama",
-        "architecture; qwen2_5_vl reads pictures",
-        choices=["llama", "qwen2", "qwen2_5_vl"],
+        "architecture; idefics3, with a llama as its decoder, reads pictures",
+        choices=["llama", "qwen2", "idefics3"],
     )
     layers: int = setting(4, "decoder layers", low=1, high=64)
     hidden: int = setting(128, "width of the residual stream", low=8)
@@ -27,15 +27,15 @@ class ArchitectureSettings:
     feed_forward: int = setting(384, "width of the feed-forward layers", low=8)
     positions: int = setting(128, "longest sequence, prompt and completion together", low=8)
     vision_layers: int = setting(2, "layers of the vision tower", low=1, high=64)
-    vision_hidden: int = setting(96, "width of the vision tower", low=8)
-    vision_heads: int = setting(3, "attention heads of the vision tower", low=1)
-    patch: int = setting(14, "pixels a side of a patch, each a token of the decoder", low=2)
+    vision_hidden: int = setting(64, "width of the vision tower", low=8)
+    vision_heads: int = setting(4, "attention heads of the vision tower", low=1)
+    patch: int = setting(7, "pixels a side of a patch; four make a token of the decoder", low=2)
     picture_size: int = setting(56, "pixels a side to which pictures are brought", low=2)
 
     @property
     def reads_pictures(self) -> bool:
         """Whether the model has a vision tower."""
-        return self.kind == "qwen2_5_vl"
+        return self.kind == "idefics3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,11 @@ def load_warmstart_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Wa
             f"'model.hidden' is {model.hidden}, but must be an even multiple of "
             f"'model.heads' ({model.heads})."
         )
-    if model.vision_hidden % (4 * model.vision_heads) or model.picture_size % model.patch:
+    if model.vision_hidden % model.vision_heads or model.picture_size % (2 * model.patch):
         raise SettingError(
-            f"'model.vision_hidden' ({model.vision_hidden}) must be four times a multiple of "
+            f"'model.vision_hidden' ({model.vision_hidden}) must be a multiple of "
             f"'model.vision_heads' ({model.vision_heads}), and 'model.picture_size' "
-            f"({model.picture_size}) a multiple of 'model.patch' ({model.patch})."
+            f"({model.picture_size}) an even multiple of 'model.patch' ({model.patch})."
         )
     return WarmstartRecipe(
         task=parse_section(TaskSettings, merged.get("task", {}), "task"),

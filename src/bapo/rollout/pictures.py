@@ -22,6 +22,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bapo.errors import DataError, ModelError
 from bapo.rollout.processors import picture_token_ids
@@ -34,6 +35,7 @@ Shown = tuple[ImageReference, ...]
 
 _CACHE_BYTES = 1 << 29
 _TURNS_KEPT = 4096
+_SEEN = "mm_encoder_outputs"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 _NOT_OF_PICTURES = ("input_ids", "attention_mask", *_TOKEN_TYPES)
 
@@ -48,7 +50,7 @@ class PictureInputs:
             prompt; 0 in most models.
     """
 
-    arguments: Mapping[str, Tensor]
+    arguments: Mapping[str, Any]
     shifts: Tensor
 
 
@@ -123,21 +125,24 @@ class PictureReader:
     ) -> PictureInputs:
         """What the model reads besides token ids for rows of tokens that show pictures.
 
+        Pictures that stand in several rows, as in those of a group, go through the vision tower
+        once, here, with gradient where there is any, if the model can be given the outcome.
+
         Args:
             rows: The pictures and the token ids of each row.
             width: Tokens of the padded rows.
             left: Whether the rows are padded on the left.
         """
         device = self._model.device
-        pixels = [self._pixels(shown) for shown, _ in rows if shown]
-        arguments = {
-            name: _joined([one[name] for one in pixels]) for name in (pixels[0] if pixels else ())
-        }
-        for name, value in arguments.items():
-            number_type = self._model.dtype if value.is_floating_point() else value.dtype
-            arguments[name] = value.to(device=device, dtype=number_type)
+        pictured = [shown for shown, _ in rows if shown]
+        distinct = [*dict.fromkeys(pictured)]
+        arguments: dict[str, Any]
+        if len(distinct) < len(pictured) and _SEEN in self._accepted:
+            arguments = {_SEEN: {"image": self._seen_once(distinct, pictured)}}
+        else:
+            arguments = self._joined_pixels(pictured)
         starts = [width - len(ids) if left else 0 for _, ids in rows]
-        if self._types and pixels:
+        if self._types and pictured:
             types = torch.zeros((len(rows), width), dtype=torch.long)
             for line, start, (_, ids) in zip(types, starts, rows, strict=True):
                 line[start : start + len(ids)] = torch.tensor(self._types_of(ids.tolist()))
@@ -150,6 +155,33 @@ class PictureReader:
                 positions[:, number, start : start + len(ids)] = own
             arguments["position_ids"] = positions.to(device)
         return PictureInputs(arguments, shifts.to(device))
+
+    def _joined_pixels(self, pictured: Sequence[Shown]) -> dict[str, Tensor]:
+        """The pixels of several prompts, as the model takes them."""
+        parts = [self._pixels(shown) for shown in pictured]
+        joined = {
+            name: _joined([one[name] for one in parts]) for name in (parts[0] if parts else ())
+        }
+        return {
+            name: value.to(
+                device=self._model.device,
+                dtype=self._model.dtype if value.is_floating_point() else value.dtype,
+            )
+            for name, value in joined.items()
+        }
+
+    def _seen_once(self, distinct: Sequence[Shown], pictured: Sequence[Shown]) -> Any:
+        """What the vision tower says of the pictures of each row; each prompt's go through once."""
+        found = self._model.get_image_features(**self._joined_pixels(distinct), return_dict=True)
+        pieces = [*found.pooler_output]
+        # Some models answer with a piece for each picture, others with one for each prompt.
+        by_picture = len(pieces) == sum(map(len, distinct))
+        counts = [len(shown) if by_picture else 1 for shown in distinct]
+        of_prompt: dict[Shown, list[Tensor]] = {}
+        for shown, count in zip(distinct, counts, strict=True):
+            of_prompt[shown], pieces = pieces[:count], pieces[count:]
+        each = tuple(piece for shown in pictured for piece in of_prompt[shown])
+        return BaseModelOutputWithPooling(pooler_output=each)  # pyright: ignore[reportArgumentType]
 
     def _types_of(self, ids: list[int]) -> list[int]:
         """1 for every token that stands for a part of a picture, else 0."""

@@ -99,7 +99,7 @@ class Scorer:
             found = self._targets(micro, outputs.flatten(0, 1)[micro.places], entropy)
         return TokenLogps(_laid_out(micro, found.logps), _laid_out(micro, found.entropy))
 
-    def _shown(self, micro: MicroBatch) -> Mapping[str, Tensor]:
+    def _shown(self, micro: MicroBatch) -> Mapping[str, Any]:
         """What the model reads besides the tokens; nothing in a model of text alone."""
         if self._pictures is None:
             return {}

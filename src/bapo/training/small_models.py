@@ -1,7 +1,7 @@
 """Small models of standard architectures with fresh weights, and the tokenizers that go with them.
 
-One of them reads pictures: Qwen2.5-VL with a vision tower of a few layers, whose every patch is a
-token of the decoder.
+One of them reads pictures: Idefics3, whose vision tower has an embedding for every place in the
+picture, and makes one token for the decoder of every four patches.
 """
 
 import re
@@ -14,20 +14,24 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
-    Qwen2VLImageProcessorPil,
     set_seed,
 )
-from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 
 from bapo.config.warmstart import ArchitectureSettings
-from bapo.rollout import image_only
 
 PAD, END = "<pad>", "<end>"
-_PICTURE_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_PICTURE_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+# Paper is nearly nothing to the model, and ink is much; at 1 a white picture would be all zeros,
+# which Idefics3 takes for none.
+_GROUND = 0.98
+_SHUFFLE = 2
+"""Patches a side that make one token."""
 
 
 def symbol_tokenizer(
@@ -93,48 +97,34 @@ def small_processor(
     settings: ArchitectureSettings, tokenizer: PreTrainedTokenizerFast
 ) -> ProcessorMixin:
     """What the small model that reads pictures reads them with; all come to one size."""
-    area = settings.picture_size**2
-    images = Qwen2VLImageProcessorPil(
-        patch_size=settings.patch,
-        merge_size=1,
-        temporal_patch_size=1,
-        size={"shortest_edge": area, "longest_edge": area},
-        image_mean=[0.5] * 3,
+    edge = {"longest_edge": settings.picture_size}
+    images = Idefics3ImageProcessorPil(
+        size=edge,
+        max_image_size=edge,
+        do_image_splitting=False,
+        image_mean=[_GROUND] * 3,
         image_std=[0.5] * 3,
     )
-    return image_only(Qwen2_5_VLProcessor)(images, tokenizer)
+    tokens = (settings.picture_size // settings.patch // _SHUFFLE) ** 2
+    return Idefics3Processor(images, tokenizer, image_seq_len=tokens)
 
 
 def _picture_config(
     settings: ArchitectureSettings, decoder: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> PreTrainedConfig:
-    start, end, image, video = (tokenizer.convert_tokens_to_ids(one) for one in _PICTURE_TOKENS)
-    half = settings.hidden // settings.heads // 2
-    # As in the real one, a quarter of the frequencies for time, and the rest for the two axes.
-    axis = (half - half // 4) // 2
-    rotation = {
-        "rope_type": "default",
-        "rope_theta": 10_000.0,
-        "mrope_section": [half - 2 * axis, axis, axis],
-    }
     return AutoConfig.for_model(
         settings.kind,
-        text_config={**decoder, "rope_parameters": rotation},
+        text_config={**decoder, "model_type": "llama"},
         vision_config={
-            "depth": settings.vision_layers,
             "hidden_size": settings.vision_hidden,
             "intermediate_size": 2 * settings.vision_hidden,
-            "num_heads": settings.vision_heads,
-            "out_hidden_size": settings.hidden,
+            "num_hidden_layers": settings.vision_layers,
+            "num_attention_heads": settings.vision_heads,
             "patch_size": settings.patch,
-            "spatial_merge_size": 1,
-            "temporal_patch_size": 1,
-            "window_size": settings.picture_size,
-            "fullatt_block_indexes": [*range(settings.vision_layers)],
+            "image_size": settings.picture_size,
         },
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        image_token_id=image,
-        video_token_id=video,
+        scale_factor=_SHUFFLE,
+        image_token_id=tokenizer.convert_tokens_to_ids(_PICTURE_TOKENS[0]),
+        pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
     )

@@ -58,7 +58,7 @@ def warmstart(
         raise SettingError(
             f"'model.kind' is {recipe.model.kind}, which reads {'pictures' if pictures else 'text'}"
             f", but the task '{task.name}' shows {'none' if pictures else 'pictures'}; set it to "
-            f"{'llama' if pictures else 'qwen2_5_vl'}."
+            f"{'llama' if pictures else 'idefics3'}."
         )
     tokenizer = symbol_tokenizer(task.alphabet, recipe.model.positions, pictures=pictures)
     model = small_model(recipe.model, tokenizer, recipe.seed)
@@ -99,7 +99,7 @@ def _pad(
     examples: list[tuple[Prompt, str]],
     tokenizer: PreTrainedTokenizerFast,
     reader: PictureReader | None,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Tokens and labels `(N, T)`, padded on the right, and what the model reads besides.
 
     Only completions are learned.

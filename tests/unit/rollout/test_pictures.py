@@ -87,6 +87,45 @@ def test_scores_of_whole_rows_are_those_of_the_sampler(policy):
         np.testing.assert_allclose(score, logps, atol=2e-5)
 
 
+def test_a_picture_in_several_rows_is_seen_once_and_every_row_learns_from_it(policy, monkeypatch):
+    prompts = figure_prompts(3)
+    rollouts = sampled(picture_engine(policy), prompts)
+    reader = PictureReader(policy.processor, policy.model, open_image)
+    rows = [(rollout.prompt.images, rollout.prompt_token_ids) for rollout in rollouts]
+    width = max(len(ids) for _, ids in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    for line, (_, row) in zip(ids, rows, strict=True):
+        line[: len(row)] = torch.from_numpy(row)
+    seen = []
+    real = policy.model.get_image_features
+
+    def counted(pixel_values, **others):
+        seen.append(len(pixel_values))
+        return real(pixel_values, **others)
+
+    def gradients(number):
+        """Of a loss that reads every row `number` times."""
+        inputs = reader.inputs(rows * number, width).arguments
+        logits = policy.model(input_ids=ids.repeat(number, 1), use_cache=False, **inputs).logits
+        policy.model.zero_grad()
+        (logits.softmax(dim=-1)[:, -1, 3].sum() / number).backward()
+        return {
+            name: value.grad.clone()
+            for name, value in policy.model.named_parameters()
+            if value.grad is not None
+        }
+
+    apart = gradients(1)
+    monkeypatch.setattr(policy.model, "get_image_features", counted)
+    together = gradients(3)
+    once = reader.inputs(rows, width).arguments["pixel_values"]
+    assert seen == [len(once)]
+    assert apart.keys() == together.keys()
+    assert any("vision" in name or "visual" in name for name in apart)
+    for name, value in apart.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-4 * float(value.abs().max() + 1))
+
+
 def test_a_completion_does_not_depend_on_what_else_is_sampled(policy):
     prompts = figure_prompts(4)
     together = sampled(picture_engine(policy), prompts)
