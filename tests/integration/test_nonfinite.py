@@ -25,8 +25,8 @@ def stopped(tmp_path, monkeypatch, capsys):
         return type(output)(loss=output.loss * float("nan"), sums=output.sums)
 
     class Learner(module.Learner):
-        def update(self, batch):
-            report = super().update(batch)
+        def update(self, batch, **options):
+            report = super().update(batch, **options)
             updates.append(report)
             return report
 
