@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe, resolve_recipe
 from bapo.rollout import EmbeddedEngine, Policy, ScoreRow
+from bapo.rollout.engine import OnRollout
 from bapo.rollout.versions import VersionedWeights
 from bapo.training import Learner, Loop, PromptStream, StepRecord
 from bapo.training.policy_sync import EnginePolicies
@@ -143,6 +144,7 @@ class SoftmaxTableEngine:
         step: int,
         seed: int,
         temperature: float,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         logps = self._logps(version)
         rollouts = []

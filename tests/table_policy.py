@@ -16,6 +16,7 @@ from torch import Tensor
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe, resolve_recipe
 from bapo.rollout import ScoreRow
+from bapo.rollout.engine import OnRollout
 from bapo.rollout.versions import VersionedWeights
 from bapo.training import Loop, UpdateReport
 from bapo.training.batching import Row
@@ -105,6 +106,7 @@ class TableEngine:
         step: int,
         seed: int,
         temperature: float,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         names = tuple(prompt.prompt_id for prompt in prompts)
         self.asked.append(Asked(names, version, step, seed))

@@ -112,6 +112,7 @@ def evaluate(
     seed: int,
     temperature: float,
     examples: int = 0,
+    begin_verifying: Callable[[Rollout], None] | None = None,
 ) -> Evaluation:
     """Samples and verifies K completions for each prompt.
 
@@ -127,6 +128,8 @@ def evaluate(
         seed: Of the sampling; apart from training's.
         temperature: Of the sampling.
         examples: Completions to keep as text.
+        begin_verifying: Told of each rollout as soon as it is whole, while others are sampled; what
+            it begins, `verify` brings to its end.
     """
     groups = verify(
         engine.sample(
@@ -136,6 +139,7 @@ def evaluate(
             step=0,
             seed=seed,
             temperature=temperature,
+            on_rollout=begin_verifying,
         )
     )
     results = tuple(_result(group) for group in groups)

@@ -7,10 +7,10 @@ from functools import partial
 from bapo.config import ModelSettings, RewardSettings, RolloutSettings
 from bapo.errors import DataError
 from bapo.evaluation.measure import Evaluation, evaluate
-from bapo.reward import VerifierPool, check_verifier, column_faults, verify_rollouts
+from bapo.reward import GroupVerifier, VerifierPool, check_verifier, column_faults
 from bapo.rollout import EmbeddedEngine, load_policy
 from bapo.tasks import Check, Task, faults_of, open_image
-from bapo.types import Group, Prompt, Rollout
+from bapo.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,7 @@ def evaluate_model(
         check_verifier(pool)
         checks = (engine.encoder.faults, partial(column_faults, pool))
         prompts = _usable(task.evaluation_prompts(request.prompts), checks, notice)
-
-        def verify(rollouts: Sequence[Rollout]) -> list[Group]:
-            return verify_rollouts(pool, rollouts, rollout.max_new_tokens)
-
+        verify = GroupVerifier(pool, rollout.max_new_tokens)
         return evaluate(
             engine,
             verify,
@@ -77,6 +74,7 @@ def evaluate_model(
             seed=request.seed,
             temperature=request.temperature,
             examples=request.examples,
+            begin_verifying=verify.begin,
         )
 
 

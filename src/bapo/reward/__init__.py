@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bapo.reward.checks import check_verifier, column_faults
-    from bapo.reward.groups import count_statuses, verify_rollouts
+    from bapo.reward.groups import GroupVerifier, count_statuses, verify_rollouts
     from bapo.reward.latency import SlowSample
     from bapo.reward.pool import VerifierPool
 
 __all__ = [
+    "GroupVerifier",
     "SlowSample",
     "VerifierPool",
     "check_verifier",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "GroupVerifier": "groups",
     "SlowSample": "latency",
     "VerifierPool": "pool",
     "check_verifier": "checks",

@@ -7,11 +7,74 @@ from typing import Any
 
 from bapo.config import RewardSettings
 from bapo.reward.pool import VerifierPool
-from bapo.reward.work import Answer
+from bapo.reward.work import Answer, Ticket
 from bapo.types import Columns, Completion, Group, Prompt, Rollout, Verdict, VerdictStatus
 
 TOKENS = "completion_ids"
 """The name under which a verifier may ask for a completion's tokens, as TRL's may."""
+
+
+class GroupVerifier:
+    """Verifies rollouts, and has the workers at it while others are still being sampled.
+
+    Life cycle: `begin` hands a rollout to the pool and returns at once; a call takes the verdicts
+    of the rollouts that it is given, and hands over those of them that were not begun. Verdicts do
+    not depend on what was begun. A checkpoint keeps nothing: a rollout that was begun and is never
+    asked for is forgotten with the pool.
+    """
+
+    def __init__(self, pool: VerifierPool, max_new_tokens: int = 0) -> None:
+        """Makes a verifier of groups.
+
+        Args:
+            pool: An open pool; its settings say what of a completion the verifier sees, in which
+                form, and what its length costs.
+            max_new_tokens: At which length the whole penalty holds; not needed without one.
+        """
+        self._pool = pool
+        self._settings = pool.settings
+        self._max_new_tokens = max_new_tokens
+        self._under_way: dict[Rollout, Ticket] = {}
+
+    def begin(self, rollout: Rollout) -> None:
+        """Hands a rollout's completions to the workers.
+
+        Raises:
+            VerifierError: The verifier can no longer be started.
+        """
+        self._under_way[rollout] = self._pool.submit(self._items(rollout))
+
+    def __call__(self, rollouts: Sequence[Rollout]) -> list[Group]:
+        """One group for each rollout, in order; see `verify_rollouts`."""
+        for rollout in rollouts:
+            if rollout not in self._under_way:
+                self.begin(rollout)
+        tickets = [self._under_way.pop(rollout) for rollout in rollouts]
+        return [
+            self._group(rollout, self._pool.collect(ticket))
+            for rollout, ticket in zip(rollouts, tickets, strict=True)
+        ]
+
+    def _items(self, rollout: Rollout) -> list[tuple[Answer, Columns]]:
+        """What the workers are given of a rollout."""
+        named = self._pool.named_columns
+        columns = columns_of(rollout.prompt, named)
+        items: list[tuple[Answer, Columns]] = []
+        for completion in rollout.completions:
+            text = _seen(completion.text, self._settings.answer_after)
+            if text is not None:
+                given = _with_tokens(columns, completion, named)
+                items.append((_as_given(text, rollout.prompt, self._settings), given))
+        return items
+
+    def _group(self, rollout: Rollout, verdicts: Sequence[Verdict]) -> Group:
+        settings, left = self._settings, iter(verdicts)
+        found: list[Verdict] = []
+        for completion in rollout.completions:
+            unseen = _seen(completion.text, settings.answer_after) is None
+            verdict = _unanswered(settings) if unseen else next(left)
+            found.append(_for_length(verdict, completion, settings, self._max_new_tokens))
+        return Group(rollout, tuple(found))
 
 
 def verify_rollouts(
@@ -35,23 +98,7 @@ def verify_rollouts(
     Raises:
         VerifierError: The verifier can no longer be started.
     """
-    settings = pool.settings
-    seen = [[_seen(one.text, settings.answer_after) for one in r.completions] for r in rollouts]
-    items: list[tuple[Answer, Columns]] = []
-    for rollout, texts in zip(rollouts, seen, strict=True):
-        columns = columns_of(rollout.prompt, pool.named_columns)
-        for completion, text in zip(rollout.completions, texts, strict=True):
-            if text is not None:
-                given = _with_tokens(columns, completion, pool.named_columns)
-                items.append((_as_given(text, rollout.prompt, settings), given))
-    verdicts = iter(pool.verify(items))
-    groups: list[Group] = []
-    for rollout, texts in zip(rollouts, seen, strict=True):
-        found = [_unanswered(settings) if text is None else next(verdicts) for text in texts]
-        pairs = zip(found, rollout.completions, strict=True)
-        shaped = tuple(_for_length(*pair, settings, max_new_tokens) for pair in pairs)
-        groups.append(Group(rollout, shaped))
-    return groups
+    return GroupVerifier(pool, max_new_tokens)(rollouts)
 
 
 def _seen(text: str, marker: str) -> str | None:

@@ -103,6 +103,8 @@ class Loop:
         adaptation: Composes batches.
         learner: Updates the policy.
         step: Training steps done.
+        begin_verifying: Told of each rollout as soon as it is whole, while others are sampled; what
+            it begins, `verify` brings to its end. None where nothing is begun early.
     """
 
     recipe: Recipe
@@ -113,6 +115,7 @@ class Loop:
     adaptation: Adaptation
     learner: PolicyUpdater
     step: int = 0
+    begin_verifying: Callable[[Rollout], None] | None = None
     _nonfinite_in_a_row: int = 0
     _between: dict[str, float] = field(default_factory=dict)
 
@@ -256,6 +259,7 @@ class Loop:
                 step=step,
                 seed=seed,
                 temperature=rollout.temperature,
+                on_rollout=self.begin_verifying,
             )
         with clock.phase("reward"):
             return self.verify(rollouts)

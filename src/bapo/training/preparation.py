@@ -14,7 +14,7 @@ from accelerate.tracking import get_available_trackers
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe
 from bapo.errors import SettingError, VerifierError
-from bapo.reward import VerifierPool, check_verifier, column_faults, verify_rollouts
+from bapo.reward import GroupVerifier, VerifierPool, check_verifier, column_faults
 from bapo.rollout import (
     EmbeddedEngine,
     Policy,
@@ -32,7 +32,7 @@ from bapo.training.policy_sync import EnginePolicies
 from bapo.training.progress import Progress
 from bapo.training.prompt_stream import PromptStream, fingerprint
 from bapo.training.seeds import derived_seed
-from bapo.types import Group, Prompt, Rollout, VerdictStatus
+from bapo.types import Prompt, VerdictStatus
 
 PROBE_ROWS = 4
 """Prompts on which engine and learner are compared after every sync."""
@@ -147,10 +147,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
     groups = recipe.training.batch_groups
     stream = PromptStream(data.training, seed=recipe.seed, smallest=groups)
     adaptation = Adaptation(recipe.adaptation, batch_groups=groups, seed=recipe.seed)
-
-    def verify(rollouts: Sequence[Rollout]) -> list[Group]:
-        return verify_rollouts(pool, rollouts, recipe.rollout.max_new_tokens)
-
+    verify = GroupVerifier(pool, recipe.rollout.max_new_tokens)
     loop = Loop(
         recipe=recipe,
         stream=stream,
@@ -159,6 +156,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         verify=verify,
         adaptation=adaptation,
         learner=learner,
+        begin_verifying=verify.begin,
     )
     return RunParts(policy, data, learner, policies, stream, adaptation, loop, pool, accelerator)
 

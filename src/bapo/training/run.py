@@ -162,6 +162,7 @@ class Run:
             seed=derived_seed(self.recipe.seed, f"evaluation/{self._numbers(split)}"),
             temperature=settings.temperature,
             examples=settings.examples if split == "held_out" else 0,
+            begin_verifying=self.loop.begin_verifying,
         )
         self._check_valid(result)
         self.evaluations[split, step] = result

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from bapo.errors import VerifierError
-from bapo.reward import check_verifier, column_faults, verify_rollouts
+from bapo.reward import GroupVerifier, check_verifier, column_faults, verify_rollouts
 from bapo.types import ChatMessage, Verdict, VerdictStatus
 from tests.builders import make_completion, make_prompt, make_rollout
 from tests.unit.reward.helpers import make_pool, verify_texts, write_verifier
@@ -183,6 +183,39 @@ def test_rollouts_become_groups_of_their_own_verdicts():
         [False, True],
     ]
     assert [group.correctness_rate for group in groups] == [0.5, 0.5]
+
+
+def test_groups_begun_early_get_the_verdicts_that_they_would_have_got():
+    rollouts = [
+        make_rollout(make_prompt(name), completions=[make_completion(text=text) for text in texts])
+        for name, texts in [("a", ["right", "wrong"]), ("b", ["wrong"]), ("c", ["right"])]
+    ]
+    with make_pool() as pool:
+        verify = GroupVerifier(pool)
+        for rollout in (rollouts[2], rollouts[0]):
+            verify.begin(rollout)
+        groups = verify(rollouts)
+        metrics = pool.metrics()
+
+    assert [group.rollout for group in groups] == rollouts
+    assert [[v.correct for v in group.verdicts] for group in groups] == [
+        [True, False],
+        [False],
+        [True],
+    ]
+    assert metrics["verdicts_ok"] == 4
+
+
+def test_verdicts_are_made_while_the_caller_does_something_else():
+    rollout = make_rollout(completions=[make_completion(text="right")])
+    with make_pool() as pool:
+        verify = GroupVerifier(pool)
+        verify.begin(rollout)
+        deadline = time.monotonic() + 10
+        while not pool.metrics()["verdicts_ok"] and time.monotonic() < deadline:
+            pool.poll()
+        assert pool.metrics()["verdicts_ok"] == 1
+        assert [group.correctness_rate for group in verify([rollout])] == [1.0]
 
 
 def test_a_group_with_one_timeout_is_not_verified():
