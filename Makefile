@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo check test test-slow test-gpu test-browser bench clean
+.PHONY: help setup demo check test test-slow test-gpu test-browser bench bench-quick clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -44,8 +44,11 @@ test-gpu: setup ## the tests that need a CUDA device
 test-browser: setup ## the report in headless Chromium (needs the chromium command)
 	$(BIN)/python -m pytest -m browser
 
-bench: setup ## our step against TRL's, our sampler against generate
-	$(BIN)/python -m benchmarks.compare_with_trl
+bench: setup ## speed and memory beside TRL, generate and the machine's floor; writes docs/performance.md
+	$(BIN)/python -m benchmarks.bench
+
+bench-quick: setup ## the same for the smallest model, in three minutes; prints only
+	$(BIN)/python -m benchmarks.bench --quick
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

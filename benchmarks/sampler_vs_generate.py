@@ -7,6 +7,7 @@ slows both; what counts is the ratio of tokens per second, not either number.
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -63,7 +64,10 @@ def main() -> None:
         if number:  # the first round warms up
             rates.append(pair)
             ratios.append(pair[0] / pair[1])
-    _report(arguments, model, rates, ratios)
+    if arguments.json:
+        print(json.dumps({"ratios": ratios, "ours": [pair[0] for pair in rates]}))
+    else:
+        _report(arguments, model, rates, ratios)
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,6 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves them")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print the rounds as one object")
     return parser.parse_args()
 
 
