@@ -166,6 +166,8 @@ class SoftmaxTableEngine:
                     ],
                 )
             )
+        for rollout in rollouts if on_rollout else ():
+            on_rollout(rollout)
         return rollouts
 
     def score(self, rows: Sequence[Any], *, version: int, temperature: float = 1.0) -> list[Any]:

@@ -114,7 +114,7 @@ class TableEngine:
             count = int(self._module.count.item())
         patterns = [self.table[name, count] for name in names]
         assert all(len(pattern) == group_size for pattern in patterns)
-        return [
+        rollouts = [
             make_rollout(
                 prompt,
                 version=version,
@@ -124,6 +124,9 @@ class TableEngine:
             )
             for prompt, pattern in zip(prompts, patterns, strict=True)
         ]
+        for rollout in rollouts if on_rollout else ():
+            on_rollout(rollout)
+        return rollouts
 
     def score(self, rows: Sequence[Any], *, version: int, temperature: float = 1.0) -> list[Any]:
         with self._weights.using(version):

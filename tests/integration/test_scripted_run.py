@@ -146,6 +146,23 @@ def test_twelve_steps_go_as_worked_out_by_hand():
     assert suspects == [("i", 2, 12)]
 
 
+def test_every_sampled_group_is_announced_to_the_verifier_before_it_is_asked_for():
+    loop = make_loop()
+    announced, asked = [], []
+    verify = loop.verify
+
+    def noted(rollouts):
+        assert announced[-len(rollouts) :] == list(rollouts)
+        asked.extend(rollouts)
+        return verify(rollouts)
+
+    loop.begin_verifying, loop.verify = announced.append, noted
+    for _ in range(4):
+        loop.advance()
+    assert len(asked) > 8
+    assert announced == asked
+
+
 def value(text):
     """A cell of the table: a whole number, a fraction, or `-` for none."""
     if text == "-":
