@@ -41,7 +41,7 @@ from bapo.training.memory import peak_memory_bytes
 from bapo.training.micro_batches import MicroBatch, by_row
 from bapo.training.model_traits import model_traits
 from bapo.training.schedule import learning_rate
-from bapo.training.scoring import Scorer
+from bapo.training.scoring import Scorer, checkpoint_layers
 from bapo.training.trust_region import HeldStep, UpdateLength
 from bapo.training.update_report import UpdateReport
 from bapo.types import FloatArray, TrainBatch
@@ -90,7 +90,7 @@ class Learner:
         )
         traits = model_traits(model, reads_pictures=pictures is not None)
         if training.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(model)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=training.learning_rate,

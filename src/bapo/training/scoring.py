@@ -154,6 +154,13 @@ class Scorer:
                 layer.training = False
 
 
+def checkpoint_layers(model: Any) -> None:
+    """Prepares a transformers model for `training.gradient_checkpointing`; see `Scorer`."""
+    # The name that transformers 5.0 knows is deprecated in later releases.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
 def _laid_out(micro: MicroBatch, values: Tensor) -> Tensor:
     """Values of targets `(M,)` as `(R, T)`, zero behind a completion's end."""
     empty = torch.zeros(micro.mask.numel(), dtype=values.dtype, device=values.device)
