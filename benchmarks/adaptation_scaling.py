@@ -6,7 +6,8 @@ A step is everything that is not sampling, verifying or learning: prompts are dr
 composed, buffers are observed, the ledger's lines are made. The same B groups come in at every
 size, so a time that grows with the number of prompts or of buffered groups is work that should not
 be there. Sizes take turns, so that a machine that slows down slows all; the buffer is full when the
-clock starts.
+clock starts. Time is the processor's; what a disk adds to a checkpoint, benchmarks.checkpoint_cost
+measures.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 
@@ -55,23 +56,23 @@ class Run:
     def advance(self, tokens: int) -> float:
         """Does one step and gives its seconds; making the groups is not counted."""
         self.step += 1
-        started = perf_counter()
+        started = process_time()
         self.stream.begin_step()
         drawn = self.stream.draw(BATCH_GROUPS)
         retried = self.adaptation.prompts_to_retry(self.step)
-        seconds = perf_counter() - started
+        seconds = process_time() - started
         fresh = [self._group(prompt, tokens, mixed=True) for prompt in drawn[:ARRIVING]]
         # Half of the batch is to come from the buffer.
         fresh = [*fresh[: ARRIVING // 2], *(self._group(one, tokens, mixed=False) for one in drawn)]
         again = [self._group(prompt, tokens, mixed=False) for prompt in retried]
-        started = perf_counter()
+        started = process_time()
         composition = self.adaptation.compose(self.step, fresh, again)
         events = self.adaptation.observe(self.step, fresh, again)
         record = StepRecord({}, composition, events, ())
         lines = [json.dumps(line) for line in record.ledger_lines()]
         self.adaptation.metrics()
         assert lines
-        return seconds + perf_counter() - started
+        return seconds + process_time() - started
 
     def fill(self, tokens: int) -> None:
         """Fills the buffer, 256 groups a step."""
@@ -145,10 +146,10 @@ def main() -> None:
     for run, line in zip(runs, seconds, strict=True):
         counted = run.adaptation.metrics()["buffer_megabytes"]
         with tempfile.TemporaryDirectory() as folder:
-            started = perf_counter()
+            started = process_time()
             tree = {"adaptation": run.adaptation.state_dict()}
             CheckpointStore(Path(folder, "checkpoints"), keep=1).save(1, tree)
-            saving = perf_counter() - started
+            saving = process_time() - started
         print(
             f"{run.prompts:7d} {run.buffered:9d} {1000 * statistics.median(line):12.2f} ms "
             f"{counted:8.1f} MB {saving:10.2f} s"
