@@ -143,14 +143,17 @@ def _accuracy(point: HeldOutPoint) -> str:
 
 
 def write_row(page: Path, domain: str, line: str) -> None:
-    """Puts the row into the table between the two marks, in the order of `COLOURS`."""
+    """Puts row and curve between the two marks, in the order of `COLOURS`."""
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     table, _, after = rest.partition(END)
     rows = {match[1]: match[0] for match in re.finditer(r"^\| `(\w+)` \|.*$", table, re.MULTILINE)}
     rows[domain] = line
-    body = "\n".join(rows[name] for name in COLOURS if name in rows)
-    page.write_text(f"{before}{BEGIN}\n\n{HEAD}{body}\n\n{END}{after}", encoding="utf-8")
+    there = [name for name in COLOURS if name in rows]
+    body = "\n".join(rows[name] for name in there)
+    curves = "\n\n".join(f"![{name}](figures/domain_{name}.svg)" for name in there)
+    table = f"{HEAD}{body}\n\n{curves}"
+    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

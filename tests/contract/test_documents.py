@@ -9,6 +9,7 @@ import typer
 
 from bapo.cli import app
 from bapo.config import PRESETS, find_recipe
+from bapo.training.recipe_changes import _FREE, _SAID
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,3 +76,14 @@ def test_the_readme_has_every_preset_in_order():
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Presets")[1]
     rows = re.findall(r"^\| `(\w+)` \|", section.split("\n## ")[0], re.MULTILINE)
     assert rows == list(PRESETS)
+
+
+def test_the_page_names_every_setting_that_may_change_on_resume():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    free, said = (
+        set(re.findall(r"`([a-z_]+\.[a-z_*]+)`", line.split("|")[1]))
+        for line in re.findall(r"^\| `[a-z]+\..*$", page, re.MULTILINE)
+        if "allowed and said" in line or "free: they change" in line
+    )
+    assert {"logging.*", *(name for name in _FREE if not name.startswith("logging."))} == free
+    assert said == _SAID
