@@ -135,6 +135,7 @@ def test_the_hand_written_decoder_declines_what_would_change_the_arithmetic():
     assert not supports(tiny_model("llama", mlp_bias=True))
     assert not supports(tiny_model("qwen2", layer_types=["full_attention", "sliding_attention"]))
     assert not supports(tiny_model("llama").bfloat16())
+    assert not supports(tiny_model("llama", hidden_size=1032, num_hidden_layers=1))
     hooked = tiny_model("llama")
     hooked.model.layers[0].mlp.register_forward_hook(lambda *_: None)
     assert not supports(hooked)
