@@ -449,12 +449,20 @@ def test_the_help_of_each_command_shows_an_example(bapo, command):
 
 
 def test_a_run_can_be_measured_inspected_and_reported_by_its_folder_alone(bapo, place):
+    (place / "sums.jsonl").write_text(sums(200))
     command = ("train", "recipe.yaml", "adaptation.filter_fresh=false", "--output", "run")
     assert bapo(*command)[0] == 0
     verifier = "reward.verifier=verifiers.py:fair"
     code, out, _ = bapo("eval", "run", verifier, "--prompts", "2", "--samples", "2")
     assert code == 0
     assert "run on sums" in out
+    assert "95 %" in out
+    code, out, _ = bapo("eval", "run", verifier, "--prompts", "2", "--samples", "2", "--json")
+    told = json.loads(out)
+    assert (code, told["task"], told["levels"].keys()) == (0, "sums", {"all"})
+    whole = told["levels"]["all"]
+    assert (whole["problems"], whole["samples"], whole["valid_share"]) == (2, 2, 1.0)
+    assert 0 <= whole["pass_at_1_low"] <= whole["pass_at_1"] <= whole["pass_at_1_high"] <= 1
     assert bapo("inspect", "run")[0] == 0
     code, out, _ = bapo("report", "run", "--output", "page.html")
     assert (code, out) == (0, "Wrote the report page.html.\n")

@@ -1,10 +1,11 @@
 """`bapo eval`: pass@1, pass@K and unsolved problems of a model."""
 
 import difflib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,6 +22,10 @@ from bapo.cli.options import (
 from bapo.config import read_yaml, resolve_recipe
 from bapo.errors import RunFolderError, SettingError
 
+if TYPE_CHECKING:
+    from bapo.evaluation import Evaluation
+    from bapo.reporting.intervals import Interval
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model, or a run folder.")],
@@ -32,6 +37,9 @@ def evaluate(
     temperature: Annotated[
         float | None, typer.Option(help="Temperature of the sampling; else the run's, or 1.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
 ) -> None:
     """Measure a model on a task's held-out problems.
 
@@ -65,17 +73,26 @@ def evaluate(
         reward=recipe.reward,
         notice=lambda sentence: console.print(f"[dim]{harmless(sentence)}[/]"),
     )
+    levels = sorted({one.level for one in result.prompts if one.level})
+    parts = {
+        level or "all": result.of_level(level)
+        for level in ([*levels, None] if len(levels) > 1 else [None])
+    }
+    if as_json:
+        levels_as_json = {name: _as_json(part) for name, part in parts.items()}
+        typer.echo(json.dumps({"model": model, "task": built.name, "levels": levels_as_json}))
+        return
     title = harmless(f"{model} on {built.name}")
     table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("level", "problems", "pass@1", f"pass@{samples}", "unsolved"):
+    for name in ("level", "problems", "pass@1", "95 %", f"pass@{samples}", "unsolved"):
         table.add_column(name, justify="left" if name == "level" else "right")
-    levels = sorted({one.level for one in result.prompts if one.level})
-    for level in [*levels, None] if len(levels) > 1 else [None]:
-        part = result.of_level(level)
+    for name, part in parts.items():
+        interval = _interval(part)
         table.add_row(
-            harmless(level or "all"),
+            harmless(name),
             str(len(part.prompts)),
             percent(part.pass_at_1),
+            f"{percent(interval.low)} to {percent(interval.high)}" if interval else "",
             percent(part.pass_at_k),
             percent(part.all_wrong_share),
         )
@@ -83,6 +100,30 @@ def evaluate(
     guess = chance(built.evaluation_prompts(prompts)) if recipe.task.blank_images else None
     if guess is not None:
         console.print(f"Chance, the best constant answer to each question: {percent(guess)}")
+
+
+def _interval(part: "Evaluation") -> "Interval | None":
+    """The 95 % interval of pass@1 over problems."""
+    import numpy as np
+
+    from bapo.reporting.intervals import accuracy_interval
+
+    rates = np.array([one.correct / one.valid for one in part.whole])
+    return accuracy_interval(rates, part.samples)
+
+
+def _as_json(part: "Evaluation") -> dict[str, Any]:
+    interval = _interval(part)
+    return {
+        "problems": len(part.prompts),
+        "samples": part.samples,
+        "valid_share": part.valid_share,
+        "pass_at_1": part.pass_at_1,
+        "pass_at_1_low": interval.low if interval else None,
+        "pass_at_1_high": interval.high if interval else None,
+        "pass_at_k": part.pass_at_k,
+        "all_wrong_share": part.all_wrong_share,
+    }
 
 
 def _how_loaded(content: Mapping[str, Any]) -> dict[str, Any]:

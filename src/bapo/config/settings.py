@@ -312,7 +312,9 @@ class TrainingSettings:
         2, "optimizer updates per step; each takes an equal share of the batch's groups", low=1
     )
     learning_rate: float = setting(1e-6, "AdamW's peak learning rate", above=0)
-    weight_decay: float = setting(0.1, "AdamW's weight decay", low=0)
+    weight_decay: float = setting(
+        0.1, "AdamW's weight decay, of all trained weights, norms and biases too", low=0
+    )
     adam_beta1: float = setting(0.9, "AdamW's decay of the first moment", low=0, high=0.9999)
     adam_beta2: float = setting(0.999, "AdamW's decay of the second moment", low=0, high=0.99999)
     warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", low=0)

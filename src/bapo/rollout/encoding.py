@@ -63,7 +63,8 @@ class PromptEncoder:
         if self.limit < 1:
             raise SettingError(
                 f"'rollout.max_new_tokens' is {max_new_tokens}, but the model has only "
-                f"{max_positions} positions for prompt and completion together; lower it."
+                f"{max_positions} positions for prompt and completion together; lower it, for "
+                f"example to {max_positions // 2}."
             )
         self._start = self._start_tokens()
 
