@@ -82,8 +82,16 @@ def evaluate(
         levels_as_json = {name: _as_json(part) for name, part in parts.items()}
         typer.echo(json.dumps({"model": model, "task": built.name, "levels": levels_as_json}))
         return
-    title = harmless(f"{model} on {built.name}")
-    table = Table(title=title, title_justify="left", header_style="bold")
+    _show_parts(f"{model} on {built.name}", parts, samples)
+    guess = chance(built.evaluation_prompts(prompts)) if recipe.task.blank_images else None
+    if guess is not None:
+        console.print(f"Chance, the best constant answer to each question: {percent(guess)}")
+
+
+def _show_parts(title: str, parts: "Mapping[str, Evaluation]", samples: int) -> None:
+    from bapo.cli.progress import percent
+
+    table = Table(title=harmless(title), title_justify="left", header_style="bold")
     for name in ("level", "problems", "pass@1", "95 %", f"pass@{samples}", "unsolved"):
         table.add_column(name, justify="left" if name == "level" else "right")
     for name, part in parts.items():
@@ -97,9 +105,6 @@ def evaluate(
             percent(part.all_wrong_share),
         )
     show(table)
-    guess = chance(built.evaluation_prompts(prompts)) if recipe.task.blank_images else None
-    if guess is not None:
-        console.print(f"Chance, the best constant answer to each question: {percent(guess)}")
 
 
 def _interval(part: "Evaluation") -> "Interval | None":
