@@ -24,6 +24,7 @@ def test_a_planning_task_is_cold_started_and_trained(name, options, tmp_path, mo
     task = {"name": name, **options}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({**COLD, "task": task, "model": SMALL}))
     recipe = {
+        "algorithm": "grpo",  # which also learns from groups without a right answer
         "model": "base",
         "task": {**task, "train_size": 16},
         "steps": 2,
