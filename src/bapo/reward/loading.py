@@ -6,6 +6,7 @@ Loading runs in the worker, never in the training process; standard library only
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,8 @@ def describe(error: BaseException) -> str:
             where = f" ({Path(file).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+def search_path() -> list[str]:
+    """Where modules are looked for here, without relative entries: workers look there too."""
+    return [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]

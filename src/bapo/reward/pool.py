@@ -4,53 +4,26 @@ import contextlib
 import os
 import secrets
 import selectors
-import sys
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
 from bapo.config import RewardSettings
 from bapo.errors import VerifierError
 from bapo.reward.latency import LatencyLog, SlowSample
-from bapo.reward.loading import LoadError, resolve_name
-from bapo.reward.process import WorkerProcess, kill_marked
+from bapo.reward.loading import LoadError, resolve_name, search_path
+from bapo.reward.process import PooledWorker, WorkerProcess, kill_marked
 from bapo.reward.protocol import ProtocolError, frame
+from bapo.reward.watch import Watch
 from bapo.reward.work import Answer, Item, Ticket, WorkQueue
 from bapo.types import Columns, Verdict, VerdictStatus
 
 FILE_MEGABYTES: Final = 64
 _LOOK_SECONDS: Final = 0.05
+_WATCH_SECONDS: Final = 0.1
 _START_FAILURES: Final = 3
 _STATUSES: Final = frozenset(status.value for status in VerdictStatus)
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """A worker process and what it is doing.
-
-    Attributes:
-        process: The process.
-        since: When it was started, given its chunk, or last answered; monotonic seconds.
-        ready: Whether it has loaded the verifier.
-        watched: The events that the selector looks for.
-        answered: Items answered in its life.
-        items: What is left of its chunk; the first one is running.
-    """
-
-    process: WorkerProcess
-    since: float
-    ready: bool = False
-    watched: int = selectors.EVENT_READ | selectors.EVENT_WRITE
-    answered: int = 0
-    items: deque[Item] = field(default_factory=lambda: deque[Item]())
-
-    @property
-    def idle(self) -> bool:
-        """Whether it could take a chunk."""
-        return self.ready and not self.items
 
 
 class VerifierPool:
@@ -68,8 +41,9 @@ class VerifierPool:
 
     Every loop is bounded: an item is run at most twice, each time for at most the limit; a verifier
     that cannot be started again three times in a row is a `VerifierError`. Verdicts do not depend
-    on chunks or workers unless the verifier itself keeps state. A checkpoint keeps nothing. It all
-    happens in the thread that calls the pool: `submit` and `poll` never wait, `collect` does.
+    on chunks or workers unless the verifier itself keeps state. A checkpoint keeps nothing.
+    `submit` never waits, `collect` does. In between a thread looks after the workers, so that
+    limits hold and work is handed out while the caller is busy elsewhere.
 
     Args:
         verifier: `module:function`, or `file.py:function`.
@@ -93,18 +67,19 @@ class VerifierPool:
             raise VerifierError(str(error)) from error
         self._setup: dict[str, Any] = {
             "verifier": resolved,
-            "path": _search_path(),
+            "path": search_path(),
             "memory_megabytes": settings.memory_megabytes,
             "file_megabytes": FILE_MEGABYTES,
         }
         self._marker = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._interface: dict[str, Any] = {}
-        self._workers: list[_Worker] = []
+        self._workers: list[PooledWorker] = []
         self._selector: selectors.BaseSelector | None = None
         self._log = LatencyLog()
         self._queue = WorkQueue(self._log)
         self._start_failures = 0
         self._started = 0
+        self._watch = Watch(self._advance_unasked, _WATCH_SECONDS)
 
     def __enter__(self) -> Self:
         """Starts the workers and waits until each has loaded the verifier."""
@@ -117,6 +92,7 @@ class VerifierPool:
             while not all(worker.ready for worker in self._workers):
                 self._advance(wait=True)
             on_failure.pop_all()
+        self._watch.start()
         return self
 
     def __exit__(
@@ -170,32 +146,32 @@ class VerifierPool:
 
     def submit(self, items: Sequence[tuple[Answer | None, Columns]]) -> Ticket:
         """Hands items over and returns at once; without a completion, columns are checked."""
-        self._opened()
-        ticket = self._queue.submit(items)
-        self._advance(wait=False)
+        with self._watch.lock:
+            self._opened()
+            ticket = self._queue.submit(items)
+            self._advance(wait=False)
         return ticket
-
-    def poll(self) -> None:
-        """Takes in what has been answered, kills what is over its limit, hands out more work."""
-        self._advance(wait=False)
 
     def collect(self, ticket: Ticket) -> list[Verdict]:
         """Waits for all verdicts of a submission; see `verify`."""
         while ticket.missing:
-            self._advance(wait=True)
+            with self._watch.lock:
+                self._advance(wait=True)
         return [verdict for verdict in ticket.verdicts if verdict is not None]
 
     def close(self) -> None:
         """Kills every worker with all it started; safe to call twice."""
-        if self._selector is None:
-            return
-        self._selector.close()
-        self._selector = None
-        for worker in self._workers:
-            worker.process.kill(stragglers=False)
-        self._workers.clear()
-        self._queue.clear()
-        kill_marked(self._marker)
+        self._watch.stop()
+        with self._watch.lock:
+            if self._selector is None:
+                return
+            self._selector.close()
+            self._selector = None
+            for worker in self._workers:
+                worker.process.kill(stragglers=False)
+            self._workers.clear()
+            self._queue.clear()
+            kill_marked(self._marker)
 
     def metrics(self) -> dict[str, int | float | None]:
         """Totals of the pool's life: verdicts by status, latency percentiles, workers replaced."""
@@ -207,11 +183,18 @@ class VerifierPool:
         return self._log.slowest()
 
     def _opened(self) -> selectors.BaseSelector:
+        if self._watch.failure is not None:
+            raise self._watch.failure
         if self._selector is None:
             raise VerifierError(
                 f"The pool of the verifier '{self.verifier}' is not open; use it in a with block."
             )
         return self._selector
+
+    def _advance_unasked(self) -> None:
+        """What the watch does while nobody waits for an answer."""
+        if self._selector is not None and not all(worker.idle for worker in self._workers):
+            self._advance(wait=False)
 
     def _advance(self, *, wait: bool) -> None:
         """One round: hand out work, take in answers, look after the workers.
@@ -221,7 +204,7 @@ class VerifierPool:
         """
         self._dispatch()
         for key, events in self._opened().select(self._patience() if wait else 0):
-            worker = cast("_Worker", key.data)
+            worker = cast("PooledWorker", key.data)
             if events & selectors.EVENT_WRITE:
                 worker.process.flush()
             if events & selectors.EVENT_READ:
@@ -237,7 +220,7 @@ class VerifierPool:
         limits = [self._limit(worker) - now for worker in self._workers if not worker.idle]
         return max(0.0, min([_LOOK_SECONDS, *limits]))
 
-    def _limit(self, worker: _Worker) -> float:
+    def _limit(self, worker: PooledWorker) -> float:
         seconds = self.settings.timeout_seconds if worker.ready else self._start_seconds
         return worker.since + seconds
 
@@ -261,12 +244,12 @@ class VerifierPool:
                 worker.watched = selectors.EVENT_READ | write
                 self._opened().modify(worker.process, worker.watched, worker)
 
-    def _hand_out(self, worker: _Worker, items: list[Item]) -> None:
+    def _hand_out(self, worker: PooledWorker, items: list[Item]) -> None:
         worker.items.extend(items)
         worker.since = time.monotonic()
         worker.process.send(frame(b"[" + b",".join(item.body for item in items) + b"]"))
 
-    def _take_in(self, worker: _Worker) -> None:
+    def _take_in(self, worker: PooledWorker) -> None:
         """Takes in what a worker has said; one that breaks the protocol is ended."""
         try:
             for message in worker.process.receive():
@@ -279,7 +262,7 @@ class VerifierPool:
         except ProtocolError as error:
             self._give_up(worker, f"The verifier's process broke the protocol with {error}.")
 
-    def _take_greeting(self, worker: _Worker, message: Any) -> None:
+    def _take_greeting(self, worker: PooledWorker, message: Any) -> None:
         """Takes in what a worker says when it has loaded the verifier, or has not."""
         match message:
             case {"interface": interface}:
@@ -291,7 +274,7 @@ class VerifierPool:
             case _:
                 raise ProtocolError("an unknown greeting")
 
-    def _take_answer(self, worker: _Worker, message: Any) -> None:
+    def _take_answer(self, worker: PooledWorker, message: Any) -> None:
         """Takes in the verdict on the item that a worker is running."""
         verdict, number, out_of_memory = self._read_answer(message)
         if not worker.items or worker.items[0].number != number:
@@ -315,11 +298,13 @@ class VerifierPool:
             ] if status in _STATUSES:
                 right = score >= self.settings.correct_at if correct is None else correct is True
                 verdict = Verdict(right, score, VerdictStatus(status), milliseconds, detail)
+                if milliseconds > self.settings.timeout_seconds * 1000.0:
+                    verdict = self._overdue(milliseconds)
                 return verdict, number, out_of_memory
             case _:
                 raise ProtocolError("an unknown answer")
 
-    def _look_after(self, worker: _Worker) -> None:
+    def _look_after(self, worker: PooledWorker) -> None:
         """Ends a worker that has died or is over its limit."""
         if worker.process.is_dead():
             self._take_in(worker)  # what it had answered before
@@ -330,7 +315,7 @@ class VerifierPool:
         elif not worker.idle and time.monotonic() >= self._limit(worker):
             self._time_out(worker)
 
-    def _time_out(self, worker: _Worker) -> None:
+    def _time_out(self, worker: PooledWorker) -> None:
         """Kills a worker over its limit; the item it was running is `timeout`."""
         if not worker.ready:
             self._fail_to_start(
@@ -339,14 +324,15 @@ class VerifierPool:
                 "seconds; do less when it is imported.",
             )
             return
-        limit = self.settings.timeout_seconds
-        detail = f"The verifier ran for more than {limit:g} s and was killed."
-        seconds = time.monotonic() - worker.since
-        verdict = Verdict(False, 0.0, VerdictStatus.TIMEOUT, seconds * 1000.0, detail)
+        verdict = self._overdue((time.monotonic() - worker.since) * 1000.0)
         self._queue.settle(worker.items.popleft(), verdict)
         self._replace(worker)
 
-    def _give_up(self, worker: _Worker, why: str) -> None:
+    def _overdue(self, milliseconds: float) -> Verdict:
+        detail = f"The verifier ran for more than {self.settings.timeout_seconds:g} s."
+        return Verdict(False, 0.0, VerdictStatus.TIMEOUT, milliseconds, detail)
+
+    def _give_up(self, worker: PooledWorker, why: str) -> None:
         """Ends a worker that died or cannot be trusted; the item it was running is `error`."""
         seconds = time.monotonic() - worker.since
         ending = self._retire(worker)
@@ -360,7 +346,7 @@ class VerifierPool:
             self._queue.blame(worker.items.popleft(), verdict, worker_was_fresh=fresh)
         self._replace(worker)
 
-    def _fail_to_start(self, worker: _Worker, sentence: str) -> None:
+    def _fail_to_start(self, worker: PooledWorker, sentence: str) -> None:
         """Replaces a worker that could not load the verifier, but not for ever."""
         self._start_failures += 1
         if self._start_failures >= _START_FAILURES:
@@ -368,13 +354,13 @@ class VerifierPool:
             raise VerifierError(sentence)
         self._replace(worker)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: PooledWorker) -> None:
         """Kills a worker and starts another; what was left of its chunk is run next."""
         self._retire(worker)
         self._queue.put_back(worker.items)
         self._start_worker()
 
-    def _retire(self, worker: _Worker) -> str:
+    def _retire(self, worker: PooledWorker) -> str:
         """Kills a worker, if it still is one, and says how it ended."""
         if worker in self._workers:
             self._opened().unregister(worker.process)
@@ -389,12 +375,7 @@ class VerifierPool:
             raise VerifierError(
                 f"No process can be started for the verifier '{self.verifier}': {error}."
             ) from error
-        worker = _Worker(process, time.monotonic())
+        worker = PooledWorker(process, time.monotonic())
         self._started += 1
         self._workers.append(worker)
         self._opened().register(process, worker.watched, worker)
-
-
-def _search_path() -> list[str]:
-    """Where modules are looked for here, without relative entries: workers look there too."""
-    return [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]

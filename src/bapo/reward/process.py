@@ -3,15 +3,19 @@
 import contextlib
 import os
 import secrets
+import selectors
 import signal
 import socket
 import subprocess
 import sys
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import bapo
 from bapo.reward.protocol import FrameReader, encode
+from bapo.reward.work import Item
 
 MARKER_VARIABLE: Final = "BAPO_VERIFIER_WORKER"
 FILE_MEGABYTES: Final = 64
@@ -163,6 +167,32 @@ def scrubbed_environment(marker: str, names: tuple[str, ...]) -> dict[str, str]:
     passed = {name: os.environ[name] for name in kept if name in os.environ}
     package_home = str(Path(bapo.__file__).resolve().parents[1])
     return {**_SET, **passed, "PYTHONPATH": package_home, MARKER_VARIABLE: marker}
+
+
+@dataclass(slots=True, eq=False)
+class PooledWorker:
+    """A worker process and what it is doing.
+
+    Attributes:
+        process: The process.
+        since: When it was started, given its chunk, or last answered; monotonic seconds.
+        ready: Whether it has loaded the verifier.
+        watched: The events that the selector looks for.
+        answered: Items answered in its life.
+        items: What is left of its chunk; the first one is running.
+    """
+
+    process: WorkerProcess
+    since: float
+    ready: bool = False
+    watched: int = selectors.EVENT_READ | selectors.EVENT_WRITE
+    answered: int = 0
+    items: deque[Item] = field(default_factory=lambda: deque[Item]())
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could take a chunk."""
+        return self.ready and not self.items
 
 
 def kill_marked(marker: str) -> None:

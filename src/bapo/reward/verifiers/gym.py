@@ -18,6 +18,7 @@ of numbers, letters, operators and the names of elementary functions.
 """
 
 import ast
+import contextlib
 import importlib
 import json
 import math
@@ -28,6 +29,9 @@ from functools import cache
 from typing import Any, Final, cast
 
 from bapo.reward.verifiers.answers import tagged_answer
+
+with contextlib.suppress(ImportError):  # who needs it without having it is told so
+    importlib.import_module("reasoning_gym")  # seconds, and no answer's
 
 FULL_MARKS: Final = 1.0
 _TOLERANCE: Final = 1e-9
