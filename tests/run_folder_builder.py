@@ -282,11 +282,15 @@ def _bound(
         "tv_policy": tv_policy,
         "tv_behavior": tv_behavior,
         "tv_step": tv_policy - tv_behavior,
+        "bound_unknown_share": 0.0,
     }
     for source in ("fresh", "retried", "reused"):
         surrogate = 0.1 * generator.lognormal(0, 0.3)
         penalty = 1.7 * tv_policy + tv_behavior
-        parts = {"surrogate": surrogate, "penalty": penalty, "total": surrogate - penalty}
+        parts = {
+            **{"surrogate": surrogate, "penalty": penalty, "total": surrogate - penalty},
+            **{"published": surrogate - 2 * penalty, "factor": 1.7},
+        }
         for part, value in parts.items():
             values[f"bound_{part}_{source}"] = value if counts[source] else None
     return values

@@ -41,7 +41,7 @@ def recipe_of(folder, task, *overrides):
     return resolve_recipe(content, overrides)
 
 
-@pytest.mark.parametrize("architecture", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize("architecture", ["qwen2_5_vl", "llava", "idefics3"])
 def test_a_run_trains_both_towers_and_resumes_bit_for_bit(tmp_path, architecture):
     save_picture_policy(tmp_path / "base", architecture)
     recipe = recipe_of(tmp_path, {"name": "geometry", "train_size": 12})

@@ -60,12 +60,12 @@ class PromptEncoder:
         self.limit = max_prompt_tokens
         if max_positions is not None:
             self.limit = min(max_prompt_tokens, max_positions - max_new_tokens)
-        if self.limit < 1:
-            raise SettingError(
-                f"'rollout.max_new_tokens' is {max_new_tokens}, but the model has only "
-                f"{max_positions} positions for prompt and completion together; lower it, for "
-                f"example to {max_positions // 2}."
-            )
+            if self.limit < 1:
+                raise SettingError(
+                    f"'rollout.max_new_tokens' is {max_new_tokens}, but the model has only "
+                    f"{max_positions} positions for prompt and completion together; lower it, for "
+                    f"example to {max_positions // 2}."
+                )
         self._start = self._start_tokens()
 
     def encode(self, prompt: Prompt) -> IntArray:

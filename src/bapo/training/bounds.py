@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bapo.objective import GroupBounds, group_bounds
+from bapo.objective import PUBLISHED, GroupBounds, Trust, group_bounds, trust
 from bapo.training.batching import Row
 from bapo.types import BatchEntry, FloatArray, Source
 
@@ -24,12 +24,13 @@ FloatArray64 = npt.NDArray[np.float64]
 BOUND_METRICS: tuple[str, ...] = (
     *(
         f"bound_{part}_{source.value}"
-        for part in ("surrogate", "penalty", "total")
+        for part in ("surrogate", "penalty", "total", "published", "factor")
         for source in Source
     ),
     "tv_policy",
     "tv_behavior",
     "tv_step",
+    "bound_unknown_share",
 )
 """The metrics of `bound_metrics`, in order."""
 
@@ -123,13 +124,26 @@ def bound_metrics(
                 "surrogate": [one.surrogate for one in bounds],
                 "penalty": [one.penalty() for one in bounds],
                 "total": [one.total() for one in bounds],
+                "published": [one.total(PUBLISHED) for one in bounds],
+                "factor": [one.factor for one in bounds],
             }
             for part, tensors in parts.items():
                 values[f"bound_{part}_{source.value}"] = float(torch.cat(tensors).mean())
     values["tv_policy"] = mean_distance(policy_distances(measured))
     values["tv_behavior"] = mean_distance(behavior_distances(groups))
     values["tv_step"] = mean_distance(step_distances(measured, cap))
+    values["bound_unknown_share"] = _unknown_share(measured)
     return values
+
+
+def _unknown_share(groups: Sequence[EntryRows]) -> float | None:
+    """Share of groups for which no estimator of TV(pi, alpha) means anything; see `Trust`."""
+    said = [
+        trust(torch.from_numpy(_log_ratios(group.rows, "policy_logps"))[None])[0]
+        for group in groups
+    ]
+    unknown = [one in (Trust.SATURATED, Trust.UNDEFINED) for one in said]
+    return sum(unknown) / len(unknown) if unknown else None
 
 
 def _bounds(groups: Sequence[EntryRows], cap: float) -> list[GroupBounds]:

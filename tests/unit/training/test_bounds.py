@@ -54,9 +54,26 @@ def test_each_source_has_its_own_bound_worked_out_by_hand():
     assert found["bound_surrogate_reused"] == 0.0
     assert found["bound_total_reused"] == pytest.approx(-0.25, rel=1e-6)  # K = 1 at sigma = 1/2
     assert found["bound_total_retried"] is None
+    assert found["bound_factor_fresh"] == pytest.approx(1 / sigma - 1, rel=1e-6)
+    assert found["bound_factor_reused"] == pytest.approx(1.0, rel=1e-6)
+    assert found["bound_published_fresh"] == pytest.approx(0.25 / sigma - 2 * penalty, rel=1e-6)
+    assert found["bound_published_reused"] == pytest.approx(-0.5, rel=1e-6)
+    assert found["bound_unknown_share"] == 0.0
     assert found["tv_policy"] == pytest.approx((0.125 + 0.25) / 2, rel=1e-6)
     assert found["tv_behavior"] == pytest.approx(0.0625 / 2, rel=1e-6)
     assert list(found) == list(BOUND_METRICS)
+
+
+def test_a_group_that_the_policy_has_left_altogether_is_counted_as_unknown():
+    """All four completions of a count for 0.4 under pi; of b they count for 4."""
+    [[left, kept]] = entry_rows(
+        (make_group("a", "1000", version=1), Source.FRESH),
+        (make_group("b", "1100", version=1), Source.FRESH),
+    )
+    set_ratios(left, policy=(0.1, 0.1, 0.1, 0.1), proximal=(1, 1, 1, 1))
+    set_ratios(kept, policy=(1, 1, 1, 1), proximal=(1, 1, 1, 1))
+    found = bound_metrics([left, kept], [left, kept], cap=3.0)
+    assert found["bound_unknown_share"] == 0.5
 
 
 def test_the_cap_cuts_the_ratio_in_the_surrogate_only():
@@ -94,6 +111,7 @@ def test_a_ratio_that_is_not_finite_is_left_out_and_not_written():
         set_ratios(group, policy=(1, 0.5, 1, 1), proximal=(1, 1, 1, 1))
     bad.rows[2].policy_logps[0] = np.nan
     both, alone = (bound_metrics([good], measured, cap=3.0) for measured in ([bad, good], [good]))
+    assert (both.pop("bound_unknown_share"), alone.pop("bound_unknown_share")) == (0.5, 0.0)
     assert both == alone
 
 
