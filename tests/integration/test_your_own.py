@@ -151,7 +151,7 @@ def test_a_batch_of_nothing_but_masked_answers_teaches_nothing(place):
 
 def test_the_function_of_the_page_that_joins_two_rewards_is_a_verifier(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "your-own.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (block,) = re.findall(r"```python\n(def verify.*?)```", page, re.DOTALL)
     (tmp_path / "joined.py").write_text(block)
     columns = {"answer": "4"}
     with VerifierPool(f"{tmp_path / 'joined.py'}:verify", RewardSettings(workers=1)) as pool:
