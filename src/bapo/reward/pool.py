@@ -7,7 +7,7 @@ import selectors
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, NoReturn, Self, cast
 
 from bapo.config import RewardSettings
 from bapo.errors import VerifierError
@@ -79,11 +79,13 @@ class VerifierPool:
         self._queue = WorkQueue(self._log)
         self._start_failures = 0
         self._started = 0
+        self._failure: VerifierError | None = None
         self._watch = Watch(self._advance_unasked, _WATCH_SECONDS)
 
     def __enter__(self) -> Self:
         """Starts the workers and waits until each has loaded the verifier."""
         self._selector = selectors.DefaultSelector()
+        self._failure = None
         self._start_failures = _START_FAILURES - 1  # at the start, the first failure is final
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
@@ -183,8 +185,8 @@ class VerifierPool:
         return self._log.slowest()
 
     def _opened(self) -> selectors.BaseSelector:
-        if self._watch.failure is not None:
-            raise self._watch.failure
+        if self._failure is not None:
+            raise self._failure
         if self._selector is None:
             raise VerifierError(
                 f"The pool of the verifier '{self.verifier}' is not open; use it in a with block."
@@ -350,9 +352,14 @@ class VerifierPool:
         """Replaces a worker that could not load the verifier, but not for ever."""
         self._start_failures += 1
         if self._start_failures >= _START_FAILURES:
-            self.close()
-            raise VerifierError(sentence)
+            self._fail(sentence)
         self._replace(worker)
+
+    def _fail(self, sentence: str) -> NoReturn:
+        """Closes the pool; whoever uses it from now on is told why."""
+        self._failure = VerifierError(sentence)
+        self.close()
+        raise self._failure
 
     def _replace(self, worker: PooledWorker) -> None:
         """Kills a worker and starts another; what was left of its chunk is run next."""
@@ -371,10 +378,7 @@ class VerifierPool:
         try:
             process = WorkerProcess(self._setup, self._marker, self.settings.pass_environment)
         except OSError as error:
-            self.close()
-            raise VerifierError(
-                f"No process can be started for the verifier '{self.verifier}': {error}."
-            ) from error
+            self._fail(f"No process can be started for the verifier '{self.verifier}': {error}.")
         worker = PooledWorker(process, time.monotonic())
         self._started += 1
         self._workers.append(worker)

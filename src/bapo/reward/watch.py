@@ -9,21 +9,20 @@ from bapo.errors import VerifierError
 class Watch:
     """Calls a function every so often until it is stopped.
 
-    The thread ends with `stop`, or when the function fails; a failure is kept for the owner to
-    raise. It is a daemon, so that it never keeps a program from ending.
+    The thread ends with `stop`, or with the first `VerifierError`, which the owner has kept and
+    raises where somebody waits. It is a daemon, so that it never keeps a program from ending.
 
     Args:
         look: What is called, always with the lock held.
         seconds: Between two calls.
 
     Attributes:
-        lock: Whoever touches what `look` touches holds it; the holder may take it again.
-        failure: What `look` failed with.
+        lock: Whoever touches what `look` touches holds it; the holder may take it again, and may
+            stop the watch. A look that is due while somebody else holds it is left out.
     """
 
     def __init__(self, look: Callable[[], None], seconds: float) -> None:
         self.lock = threading.RLock()
-        self.failure: VerifierError | None = None
         self._look = look
         self._seconds = seconds
         self._over = threading.Event()
@@ -43,11 +42,13 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(self._seconds):
-            with self.lock:
-                if self._over.is_set():
-                    return
-                try:
-                    self._look()
-                except VerifierError as error:
-                    self.failure = error
-                    return
+            # Whoever holds the lock looks after things itself, and may be about to stop this thread
+            # and wait for its end: to wait for the lock here would be to wait for each other.
+            if not self.lock.acquire(blocking=False):
+                continue
+            try:
+                self._look()
+            except VerifierError:
+                return
+            finally:
+                self.lock.release()

@@ -86,8 +86,10 @@ def test_a_verifier_that_cannot_be_started_again_stops_the_run_and_leaves_nothin
         with pytest.raises(VerifierError, match=r"No such file"):
             verify_texts(pool, "exit", "right")
         assert living_workers() == []
-        with pytest.raises(VerifierError, match=r"not open"):
+        with pytest.raises(VerifierError, match=r"No such file"):
             verify_texts(pool, "right")
+    with pytest.raises(VerifierError, match=r"No such file"):
+        verify_texts(pool, "right")
 
 
 def test_workers_are_reused_until_they_have_served_their_time():
