@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from bapo.training.batching import Row
 from bapo.training.micro_batches import MicroBatch, micro_batches, visible
@@ -160,8 +160,7 @@ def _log_softmax(
 
 def _trial_rows(model: PreTrainedModel) -> list[Row]:
     """Three completions of one prompt, in tokens that mean nothing special to the model."""
-    config: Any = model.config
-    special = {value for name, value in vars(config).items() if "token" in name}
+    special = _special_tokens(model.config)
     embeddings: Any = model.get_input_embeddings()
     plain = [token for token in range(len(embeddings.weight)) if token not in special][:16]
     tokens = np.resize(np.array(plain, dtype=np.int32), 15)
@@ -178,6 +177,13 @@ def _trial_rows(model: PreTrainedModel) -> list[Row]:
         )
         for part in parts
     ]
+
+
+def _special_tokens(config: PreTrainedConfig) -> set[int]:
+    """The tokens that a configuration names; some by a list, as Llama 3 its end tokens."""
+    named = [value for name, value in vars(config).items() if "token" in name]
+    lists = [value if isinstance(value, list | tuple) else [value] for value in named]
+    return {token for tokens in lists for token in tokens if isinstance(token, int)}
 
 
 def _tolerance(model: PreTrainedModel) -> float:

@@ -196,6 +196,13 @@ def test_nothing_is_refused_where_nothing_was_asked_for():
     assert make_learner(sliding(), share_prompts=False).sharing_refused == ""
 
 
+def test_a_model_with_several_end_tokens_is_tried_like_any_other():
+    """Llama 3's configuration names its end tokens in a list, which no set of tokens can hold."""
+    traits = model_traits(tiny_model(eos_token_id=[1, 27]))
+    assert traits.sharing_refused == ""
+    assert traits.head is not None
+
+
 def test_a_head_that_does_more_than_multiply_stays_in_the_model():
     """Gemma 2 bends its logits; Llama does not."""
     torch.manual_seed(0)
