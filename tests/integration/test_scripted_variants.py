@@ -202,6 +202,24 @@ def test_the_run_stops_after_five_nonfinite_steps_in_a_row_and_not_before():
         loop.advance()
 
 
+def test_updates_without_a_token_are_counted_and_stop_nothing():
+    """Nor do they end a row of steps that were not finite: they say nothing either way."""
+    names = "abcdefghijklmnop"
+    answers = " ".join(f"{name}2@{place // 2}" for place, name in enumerate(names))
+    loop = make_loop(answers, " ".join(names), algorithm="grpo")
+    update = loop.learner.update
+
+    def learn_nothing(batch, **options):
+        report = update(batch, **options)
+        report.updates, report.nonfinite, report.empty = 0, int(batch.step == 1), 2
+        return report
+
+    loop.learner.update = learn_nothing
+    skipped = [loop.advance().metrics["updates_skipped"] for _ in range(7)]
+    assert skipped == [3, 2, 2, 2, 2, 2, 2]
+    assert loop.state_dict()["nonfinite_in_a_row"] == 1
+
+
 def test_an_engine_left_with_old_weights_is_noticed_before_it_samples():
     """The weights change behind the engine's back, as a lost sync would have it."""
     loop = make_loop("a2@0 b2@0", "a b c d", algorithm="grpo")

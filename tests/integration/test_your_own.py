@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 import yaml
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from bapo.cli import app
@@ -132,7 +134,7 @@ def test_long_thoughts_are_cut_off_scored_and_masked(place):
 
 
 def test_a_batch_of_nothing_but_masked_answers_teaches_nothing(place):
-    """Without an end token every answer is cut off; weights may only move by weight decay."""
+    """Without an end token every answer is cut off; not even weight decay moves the weights."""
     model = tiny_model("qwen2", vocab_size=102, max_position_embeddings=256, eos_token_id=None)
     model.save_pretrained("model")
     tokenizer = character_tokenizer(string.printable)
@@ -145,8 +147,13 @@ def test_a_batch_of_nothing_but_masked_answers_teaches_nothing(place):
     (place / "thoughts.py").write_text("def verify(completions): return [len(completions[0]) % 2]")
     train(resolve_recipe(content), place / "run")
     for one in lines(place / "run", "metrics.jsonl"):
-        assert one["grad_norm"] == 0.0
-        assert one["loss"] == 0.0
+        assert (one["updates"], one["loss"], one["grad_norm"]) == (0, None, None)
+        assert one["updates_skipped"] > 0
+    fates = [one for one in lines(place / "run", "ledger.jsonl") if one["kind"] == "group"]
+    assert "update_skipped" in {one["outcome"] for one in fates}
+    assert "trained" not in {one["outcome"] for one in fates}
+    base, trained = (load_file(f"{folder}/model.safetensors") for folder in ("model", "run/model"))
+    assert all(torch.equal(trained[name], weights) for name, weights in base.items())
 
 
 def test_the_function_of_the_page_that_joins_two_rewards_is_a_verifier(tmp_path):

@@ -3,8 +3,9 @@
 One call of `update` is one training step's learning: a few optimizer updates on one batch. The
 policy at its start is the proximal policy of all of them.
 
-A mini-batch whose loss or gradient is not finite is not applied: weights, optimizer and schedule
-stay as they are, to the bit, and the learner counts it.
+A mini-batch whose loss or gradient is not finite is not applied, nor is one of which no token takes
+part in the loss: AdamW would decay weights and moments all the same. Weights and optimizer stay as
+they are, to the bit, and the learner counts it.
 """
 
 import math
@@ -173,7 +174,10 @@ class Learner:
             loss, norm = self._optimizer_update(rows, sums, keep_logps=rows is minis[-1])
             report.backward_tokens += sum(row.length for row in rows)
             if loss is None or norm is None:
-                report.nonfinite += 1
+                if any(row.is_learned and row.loss_mask.any() for row in rows):
+                    report.nonfinite += 1
+                else:
+                    report.empty += 1
                 report.groups_skipped += tuple(range(start, len(batch.entries), len(minis)))
             else:
                 losses.append(loss)
@@ -326,8 +330,8 @@ class Learner:
                 update.
 
         Returns:
-            Loss and gradient norm before clipping; both None where one was not finite, and then
-            nothing was applied.
+            Loss and gradient norm before clipping; both None where one was not finite or there was
+            no token, and then nothing was applied.
         """
         micros = self._scorer.micro_batches(rows)
         normaliser = sum(
@@ -360,8 +364,8 @@ class Learner:
             self._model.parameters(), self._training.max_grad_norm
         )
         loss_value, norm_value = float(total), float(norm)
-        finite = math.isfinite(loss_value) and math.isfinite(norm_value)
-        if finite:
+        applied = normaliser > 0 and math.isfinite(loss_value) and math.isfinite(norm_value)
+        if applied:
             self._optimizer.step()
             _add(sums, added)
         self._optimizer.zero_grad()
@@ -369,7 +373,7 @@ class Learner:
             found = by_row(micro, logps)
             for row in micro.rows:
                 row.policy_logps = found[id(row)]
-        return (loss_value, norm_value) if finite else (None, None)
+        return (loss_value, norm_value) if applied else (None, None)
 
 
 def _add(sums: dict[str, float], added: Sequence[Mapping[str, Tensor]]) -> None:

@@ -114,7 +114,7 @@ def step_metrics(inputs: StepInputs) -> dict[str, Metric]:
         "grad_norm": update.grad_norm,
         "learning_rate": update.learning_rate,
         "updates": update.updates,
-        "updates_skipped": update.nonfinite,
+        "updates_skipped": update.nonfinite + update.empty,
         "step_scale": update.step_scale,
         "peak_memory_bytes": update.peak_memory_bytes,
         "sampler_gap": update.sampler_gap,

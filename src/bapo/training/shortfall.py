@@ -24,7 +24,9 @@ def shortfalls(summary: Mapping[str, Any]) -> list[str]:
     if skipped > MANY * tried:
         found.append(
             f"{skipped} of {tried} optimizer updates were skipped because loss or gradient was not "
-            "finite; lower 'training.learning_rate', or look at the scores."
+            "finite (lower 'training.learning_rate', or look at the scores), or because every "
+            "completion was cut off and 'objective.mask_truncated' left nothing to learn from "
+            "(raise 'rollout.max_new_tokens')."
         )
     return found
 

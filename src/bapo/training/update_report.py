@@ -16,6 +16,8 @@ class UpdateReport:
         learning_rate: Of this step.
         updates: Optimizer updates applied.
         nonfinite: Optimizer updates not applied because loss or gradient was not finite.
+        empty: Optimizer updates not applied because no token of their mini-batch takes part in the
+            loss, as where all completions were cut off; see `objective.mask_truncated`.
         groups_skipped: Places in the batch of the groups of these updates.
         forward_tokens: Tokens read without gradient: prompt and completion of every row, whether or
             not rows share the prompt's computation; padding not.
@@ -38,6 +40,7 @@ class UpdateReport:
     learning_rate: float = 0.0
     updates: int = 0
     nonfinite: int = 0
+    empty: int = 0
     groups_skipped: tuple[int, ...] = ()
     forward_tokens: int = 0
     backward_tokens: int = 0

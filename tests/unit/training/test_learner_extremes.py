@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bapo.training import learner as module
-from bapo.types import Group
+from bapo.types import FinishReason, Group
 from tests.builders import make_completion
 from tests.rollout_models import tiny_model
 from tests.unit.training.helpers import (
@@ -52,9 +52,47 @@ def test_groups_whose_tokens_are_all_masked_change_nothing_and_are_no_failure():
     learner = make_learner(model)
     before = copied(learner.weights)
     report = learner.update(batch_of(group))
-    assert report.nonfinite == 0
-    assert report.loss in (None, 0.0)
+    assert (report.updates, report.empty, report.nonfinite, report.loss) == (0, 1, 0, None)
     assert same_bits(learner.weights, before)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_mini_batch_of_truncated_completions_alone_moves_neither_weights_nor_optimizer(beta):
+    """AdamW would decay both; the other mini-batch of the step is learned from as it should be."""
+    learner, expected = (
+        make_learner(
+            objective={"mask_truncated": True, "kl_coefficient": beta},
+            weight_decay=0.1,
+            updates_per_step=updates,
+        )
+        for updates in (2, 1)
+    )
+    whole = [entry.group for entry in example_batch(tiny_model(), count=4).entries]
+    cut = [whole[0], truncated(whole[1]), whole[2], truncated(whole[3])]
+    report = learner.update(batch_of(*cut))
+    assert (report.updates, report.empty, report.nonfinite) == (1, 1, 0)
+    assert report.groups_skipped == (1, 3)
+    alone = expected.update(batch_of(whole[0], whole[2]))
+    assert (report.loss, report.grad_norm) == (alone.loss, alone.grad_norm)
+    report = learner.update(batch_of(*map(truncated, whole), step=2))
+    assert (report.updates, report.empty, report.groups_skipped) == (0, 2, (0, 2, 1, 3))
+    assert (report.loss, report.grad_norm) == (None, None)
+    assert same_bits(learner.weights, expected.weights)
+    first, second = learner.state_dict()["state"], expected.state_dict()["state"]
+    assert all(
+        torch.equal(first[index][name], second[index][name])
+        for index in second
+        for name in second[index]
+    )
+
+
+def truncated(group):
+    """The group, had every completion of it been cut off."""
+    completions = tuple(
+        dataclasses.replace(one, finish_reason=FinishReason.LENGTH)
+        for one in group.rollout.completions
+    )
+    return Group(dataclasses.replace(group.rollout, completions=completions), group.verdicts)
 
 
 def test_rows_that_are_all_masked_count_for_nothing_beside_others():
