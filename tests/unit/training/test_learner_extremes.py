@@ -9,7 +9,7 @@ import torch
 
 from bapo.training import learner as module
 from bapo.types import FinishReason, Group
-from tests.builders import make_completion
+from tests.builders import make_completion, make_verdicts
 from tests.rollout_models import tiny_model
 from tests.unit.training.helpers import (
     batch_of,
@@ -84,6 +84,21 @@ def test_a_mini_batch_of_truncated_completions_alone_moves_neither_weights_nor_o
         for index in second
         for name in second[index]
     )
+
+
+def test_a_mini_batch_without_any_advantage_is_an_optimizer_update_without_gradient():
+    """As in GRPO without a filter: the gradient is 0, and the moments move the weights on."""
+    learner = make_learner(weight_decay=0.1)
+    learner.update(example_batch(tiny_model(), count=2))
+    before = copied(learner.weights)
+    equal = [
+        Group(entry.group.rollout, make_verdicts("0000"))
+        for entry in example_batch(tiny_model(), count=2).entries
+    ]
+    report = learner.update(batch_of(*equal, step=2))
+    assert (report.updates, report.empty, report.groups_skipped) == (1, 0, ())
+    assert (report.loss, report.grad_norm) == (0.0, 0.0)
+    assert not same_bits(learner.weights, before)
 
 
 def truncated(group):
