@@ -15,9 +15,10 @@ GIVES_A_REASON = re.compile(r"\b(long|longer|one piece) (because|so that)\b", re
 # Both run a user's own code in a worker process, where whatever it raises becomes a verdict or the
 # one sentence that stops the run before its first step. A check of the self-test tries parts that
 # may be broken in any way; one of its misdeeds is to swallow every exception. The scorers of
-# reasoning-gym may raise anything on a text that is no answer.
+# reasoning-gym may raise anything on a text that is no answer. What ends the watch's thread is
+# raised again, whatever it is, in the thread that uses the pool.
 MAY_CATCH_ALL = {
-    *("reward/worker.py", "reward/loading.py"),
+    *("reward/worker.py", "reward/loading.py", "reward/watch.py"),
     *("selftest/results.py", "selftest/misdeeds.py"),
     "reward/verifiers/gym.py",
 }

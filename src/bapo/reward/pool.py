@@ -79,6 +79,7 @@ class VerifierPool:
         self._queue = WorkQueue(self._log)
         self._start_failures = 0
         self._started = 0
+        self._owner = 0
         self._failure: VerifierError | None = None
         self._watch = Watch(self._advance_unasked, _WATCH_SECONDS)
 
@@ -87,14 +88,15 @@ class VerifierPool:
         self._selector = selectors.DefaultSelector()
         self._failure = None
         self._start_failures = _START_FAILURES - 1  # at the start, the first failure is final
-        with contextlib.ExitStack() as on_failure:
+        self._owner = os.getpid()
+        with self._watch.lock, contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
+            self._watch.start()
             for _ in range(self.settings.workers):
                 self._start_worker()
             while not all(worker.ready for worker in self._workers):
                 self._advance(wait=True)
             on_failure.pop_all()
-        self._watch.start()
         return self
 
     def __exit__(
@@ -162,7 +164,13 @@ class VerifierPool:
         return [verdict for verdict in ticket.verdicts if verdict is not None]
 
     def close(self) -> None:
-        """Kills every worker with all it started; safe to call twice."""
+        """Kills every worker with all it started; safe to call twice.
+
+        The workers belong to the process that opened the pool: one that was forked from it, in
+        which the lock may be held for ever, leaves them alone.
+        """
+        if os.getpid() != self._owner:
+            return
         self._watch.stop()
         with self._watch.lock:
             if self._selector is None:
@@ -177,16 +185,19 @@ class VerifierPool:
 
     def metrics(self) -> dict[str, int | float | None]:
         """Totals of the pool's life: verdicts by status, latency percentiles, workers replaced."""
-        replaced = max(0, self._started - self.settings.workers)
-        return {**self._log.metrics(), "verifier_workers_replaced": replaced}
+        with self._watch.lock:
+            replaced = max(0, self._started - self.settings.workers)
+            return {**self._log.metrics(), "verifier_workers_replaced": replaced}
 
     def slowest(self) -> tuple[SlowSample, ...]:
         """The ten slowest samples of the pool's life, slowest first."""
-        return self._log.slowest()
+        with self._watch.lock:
+            return self._log.slowest()
 
     def _opened(self) -> selectors.BaseSelector:
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure or self._watch.failure
+        if failure is not None:
+            raise failure
         if self._selector is None:
             raise VerifierError(
                 f"The pool of the verifier '{self.verifier}' is not open; use it in a with block."

@@ -3,14 +3,13 @@
 import threading
 from collections.abc import Callable
 
-from bapo.errors import VerifierError
-
 
 class Watch:
     """Calls a function every so often until it is stopped.
 
-    The thread ends with `stop`, or with the first `VerifierError`, which the owner has kept and
-    raises where somebody waits. It is a daemon, so that it never keeps a program from ending.
+    The thread ends with `stop`, or with the first exception, whatever it is: it is kept for the
+    owner to raise where somebody waits, since nobody waits for a thread. It is a daemon, so that it
+    never keeps a program from ending.
 
     Args:
         look: What is called, always with the lock held.
@@ -19,10 +18,12 @@ class Watch:
     Attributes:
         lock: Whoever touches what `look` touches holds it; the holder may take it again, and may
             stop the watch. A look that is due while somebody else holds it is left out.
+        failure: What ended the thread; None while nothing has.
     """
 
     def __init__(self, look: Callable[[], None], seconds: float) -> None:
         self.lock = threading.RLock()
+        self.failure: Exception | None = None
         self._look = look
         self._seconds = seconds
         self._over = threading.Event()
@@ -31,8 +32,10 @@ class Watch:
     def start(self) -> None:
         """Begins to look."""
         self._over.clear()
-        self._thread = threading.Thread(target=self._run, name="bapo-verifiers", daemon=True)
-        self._thread.start()
+        self.failure = None
+        thread = threading.Thread(target=self._run, name="bapo-verifiers", daemon=True)
+        thread.start()
+        self._thread = thread  # only a thread that was started can be waited for
 
     def stop(self) -> None:
         """Looks no more; returns when the thread has ended, unless it is the caller."""
@@ -48,7 +51,8 @@ class Watch:
                 continue
             try:
                 self._look()
-            except VerifierError:
+            except Exception as error:
+                self.failure = error
                 return
             finally:
                 self.lock.release()
