@@ -1,6 +1,7 @@
 """Finds where a completion ends: at an end token or at a stop string."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,17 @@ class StopDetector:
         Args:
             encoder: Decodes completions.
             end_token_ids: Every token that ends a completion.
-            stop: Texts that end a completion.
+            stop: Texts that end a completion. One that is a special token, such as `<|im_end|>`, is
+                not in decoded text, and makes the token an end token.
             vocabulary: Tokens that the model can sample; may be more than the tokenizer knows.
         """
         self._encoder = encoder
-        self._stop = tuple(stop)
+        added: dict[int, Any] = encoder.tokenizer.added_tokens_decoder
+        special = {token.content: number for number, token in added.items() if token.special}
+        ends = [*end_token_ids, *(special[text] for text in stop if text in special)]
+        self._stop = tuple(text for text in stop if text not in special)
         self._ends = np.zeros(vocabulary, dtype=np.bool_)
-        self._ends[[token for token in end_token_ids if token < vocabulary]] = True
+        self._ends[[token for token in ends if token < vocabulary]] = True
         self._may_complete = self._completing_tokens(vocabulary) if self._stop else None
 
     def ended(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -360,6 +360,19 @@ def test_a_stop_string_of_several_tokens_ends_a_completion_and_is_cut_from_its_t
     assert hits >= 1
 
 
+def test_a_stop_string_that_is_a_special_token_ends_a_completion_as_an_end_token_does():
+    """Decoded text has no special tokens, so that it could never be found there."""
+    policy = tiny_policy(initializer_range=0.1)
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["7"]})
+    mark = policy.tokenizer.convert_tokens_to_ids("7")
+    stopped = sample(tiny_engine(policy, max_new_tokens=60, stop=("7", "8")), group_size=16)
+    completions = [one for rollout in stopped for one in rollout.completions]
+    assert all(mark not in one.token_ids[:-1] for one in completions)
+    ended = [one for one in completions if one.token_ids[-1] == mark]
+    assert len(ended) >= 1
+    assert {one.finish_reason for one in ended} == {FinishReason.STOP}
+
+
 def test_the_earliest_of_several_stop_strings_wins():
     policy = tiny_policy(initializer_range=0.1)
     free = sample(tiny_engine(policy, max_new_tokens=30), group_size=16)
