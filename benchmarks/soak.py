@@ -21,7 +21,7 @@ from tests.builders import make_prompt
 from tests.table_policy import table_loop, table_recipe
 
 from bapo.config import RewardSettings
-from bapo.reward import VerifierPool, verify_rollouts
+from bapo.reward import GroupVerifier, VerifierPool
 from bapo.selftest.processes import living_workers
 from bapo.training.checkpoints import CheckpointStore
 from bapo.training.loop import Loop
@@ -121,7 +121,7 @@ def _loop(steps: int, pool: VerifierPool) -> Loop:
     loop = table_loop(recipe, Drifting(), [])
     prompts = [make_prompt(f"prompt-{number}") for number in range(PROMPTS)]
     loop.stream = PromptStream(prompts, seed=recipe.seed, smallest=8)
-    loop.verify = lambda rollouts: verify_rollouts(pool, rollouts)
+    loop.verify = GroupVerifier(pool)
     return loop
 
 

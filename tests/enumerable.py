@@ -174,9 +174,6 @@ class SoftmaxTableEngine:
         logps = self._logps(version)
         return [logps[prompt[0], completion] for prompt, completion, _ in rows]
 
-    def metrics(self) -> dict[str, int]:
-        return {}
-
     def _logps(self, version: int) -> Array:
         with self._weights.using(version), torch.no_grad():
             return torch.log_softmax(self._table.table.double(), dim=-1).numpy()

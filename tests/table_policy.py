@@ -133,9 +133,6 @@ class TableEngine:
             count = self._module.count.item()
         return [np.full(len(completion), -count) for _, completion, _ in rows]
 
-    def metrics(self) -> dict[str, int]:
-        return {}
-
 
 def read_letters(rollouts: Sequence[Rollout]) -> list[Group]:
     """The verifier: a completion of the table policy is its own verdict."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bapo.reward.checks import check_verifier, column_faults
-    from bapo.reward.groups import GroupVerifier, count_statuses, verify_rollouts
+    from bapo.reward.groups import GroupVerifier
     from bapo.reward.latency import SlowSample
     from bapo.reward.pool import VerifierPool
 
@@ -19,8 +19,6 @@ __all__ = [
     "VerifierPool",
     "check_verifier",
     "column_faults",
-    "count_statuses",
-    "verify_rollouts",
 ]
 
 _HOMES = {
@@ -29,8 +27,6 @@ _HOMES = {
     "VerifierPool": "pool",
     "check_verifier": "checks",
     "column_faults": "checks",
-    "count_statuses": "groups",
-    "verify_rollouts": "groups",
 }
 
 

@@ -1,7 +1,6 @@
 """From rollouts to groups: every completion gets its verdict."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,10 @@ class GroupVerifier:
     of the rollouts that it is given, and hands over those of them that were not begun. Verdicts do
     not depend on what was begun. A checkpoint keeps nothing: a rollout that was begun and is never
     asked for is forgotten with the pool.
+
+    A verifier that names the column `prompts`, as TRL's reward functions may, is given the
+    prompt's content: a text, or a list of `{"role": ..., "content": ...}`. One that names
+    `completion_ids` is given the tokens.
     """
 
     def __init__(self, pool: VerifierPool, max_new_tokens: int = 0) -> None:
@@ -29,7 +32,8 @@ class GroupVerifier:
         Args:
             pool: An open pool; its settings say what of a completion the verifier sees, in which
                 form, and what its length costs.
-            max_new_tokens: At which length the whole penalty holds; not needed without one.
+            max_new_tokens: The limit at which completions were cut off, where the whole penalty for
+                length holds; 0 means that length costs nothing.
         """
         self._pool = pool
         self._settings = pool.settings
@@ -45,7 +49,17 @@ class GroupVerifier:
         self._under_way[rollout] = self._pool.submit(self._items(rollout))
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Group]:
-        """One group for each rollout, in order; see `verify_rollouts`."""
+        """Verifies every completion of every rollout.
+
+        Args:
+            rollouts: Any number of them, begun or not; group sizes may differ.
+
+        Returns:
+            One group for each rollout, in order.
+
+        Raises:
+            VerifierError: The verifier can no longer be started.
+        """
         for rollout in rollouts:
             if rollout not in self._under_way:
                 self.begin(rollout)
@@ -75,30 +89,6 @@ class GroupVerifier:
             verdict = _unanswered(settings) if unseen else next(left)
             found.append(_for_length(verdict, completion, settings, self._max_new_tokens))
         return Group(rollout, tuple(found))
-
-
-def verify_rollouts(
-    pool: VerifierPool, rollouts: Sequence[Rollout], max_new_tokens: int = 0
-) -> list[Group]:
-    """Verifies every completion of every rollout.
-
-    A verifier that names the column `prompts`, as TRL's reward functions may, is given the
-    prompt's content: a text, or a list of `{"role": ..., "content": ...}`. One that names
-    `completion_ids` is given the tokens. The pool's settings say what of a completion it sees and
-    in which form, and what a completion's length costs.
-
-    Args:
-        pool: An open pool.
-        rollouts: Any number of them; group sizes may differ.
-        max_new_tokens: The limit at which they were cut off; 0 means that length costs nothing.
-
-    Returns:
-        One group for each rollout, in order.
-
-    Raises:
-        VerifierError: The verifier can no longer be started.
-    """
-    return GroupVerifier(pool, max_new_tokens)(rollouts)
 
 
 def _seen(text: str, marker: str) -> str | None:
@@ -151,9 +141,3 @@ def columns_of(prompt: Prompt, named: Sequence[str]) -> Columns:
     if not isinstance(prompt.content, str):
         content = [{"role": turn.role, "content": turn.content} for turn in prompt.content]
     return {**prompt.columns, "prompts": content}
-
-
-def count_statuses(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """`verdicts_ok`, `verdicts_invalid`, `verdicts_timeout`, `verdicts_error`: how many of each."""
-    counts = Counter(verdict.status for verdict in verdicts)
-    return {f"verdicts_{status.value}": counts[status] for status in VerdictStatus}

@@ -173,11 +173,6 @@ class EmbeddedEngine:
                 scores += self._score_batch(rows[start:end], temperature)
         return scores
 
-    def metrics(self) -> dict[str, int]:
-        """Tokens through the model since the engine was made, in prompts and one by one."""
-        counts = self._sampler.counts
-        return {"prefill_tokens": counts.prefill, "decode_tokens": counts.decode}
-
     @contextmanager
     def _running(self, version: int) -> Iterator[None]:
         """The model in evaluation mode with a version's weights under it."""

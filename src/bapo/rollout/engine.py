@@ -105,7 +105,3 @@ class Engine(Protocol):
             StaleEngineError: The version is not held.
         """
         ...
-
-    def metrics(self) -> dict[str, int]:
-        """Counts since the engine was made, such as tokens through the model."""
-        ...

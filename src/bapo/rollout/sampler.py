@@ -11,7 +11,6 @@ importance weights of off-policy learning need the probability under what was re
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,14 +41,6 @@ _BATCHES_AT_ONCE = 8
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
 OnGroup = Callable[[int, list[Completion]], None]
-
-
-@dataclass(slots=True)
-class TokenCounts:
-    """Tokens that went through the model since the sampler was made."""
-
-    prefill: int = 0
-    decode: int = 0
 
 
 class Sampler:
@@ -96,7 +87,6 @@ class Sampler:
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._extra: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self.counts = TokenCounts()
 
     @torch.inference_mode()
     def sample(
@@ -177,7 +167,6 @@ class Sampler:
             pairs = [(images[prompt] if images else (), prompts[prompt]) for prompt in distinct]
             shown = self._encoder.pictures.inputs(pairs, width, left=True)
         logits = self._forward(ids, positions, cache, shown)
-        self.counts.prefill += sum(len(prompts[prompt]) for prompt in distinct)
         prompt_of_row = torch.tensor([place[row.prompt] for row in rows], device=device)
         if decoder is None:
             cache.expand(prompt_of_row, width + new_tokens)
@@ -256,7 +245,6 @@ class Sampler:
                 batches, logits.split([one.size for one in batches]), strict=True
             ):
                 batch.logits = own
-        self.counts.decode += len(tokens)
 
     def _ended_rows(self, batch: LiveBatch, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """`(R,)` which rows end with the tokens just drawn, end tokens and stop strings alike."""

@@ -205,10 +205,6 @@ class DelayedPolicy:
         self._version = None if version is None else int(version)
         self._weights = {name: tensor.clone() for name, tensor in weights.items()}
 
-    def metrics(self) -> dict[str, int]:
-        """The version sampled from; empty before the first sync."""
-        return {} if self._version is None else {"behavior_version": self._version}
-
 
 def _counters(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
     """How often each tensor was changed in place, as autograd counts it."""

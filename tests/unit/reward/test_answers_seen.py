@@ -2,7 +2,7 @@
 
 import pytest
 
-from bapo.reward import check_verifier, column_faults, verify_rollouts
+from bapo.reward import GroupVerifier, check_verifier, column_faults
 from bapo.types import ChatMessage, FinishReason, Prompt
 from tests.builders import make_completion, make_prompt, make_rollout
 from tests.unit.reward.helpers import make_pool, write_verifier
@@ -23,7 +23,7 @@ def verdicts_of(verifier, texts, *, prompt=None, lengths=None, max_new_tokens=0,
     rollout = make_rollout(prompt or make_prompt(), completions=completions)
     with make_pool(verifier, timeout_seconds=5.0, **settings) as pool:
         check_verifier(pool)
-        (group,) = verify_rollouts(pool, [rollout], max_new_tokens)
+        (group,) = GroupVerifier(pool, max_new_tokens)([rollout])
     return group.verdicts
 
 

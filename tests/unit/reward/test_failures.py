@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from bapo.reward import count_statuses
 from bapo.types import VerdictStatus
 from tests.unit.reward.helpers import (
     LIMIT_SECONDS,
@@ -116,12 +115,6 @@ def test_all_of_it_at_once(pool):
     assert [v.status.value for v in verdicts] == [
         *("ok", "timeout", "error", "error", "invalid", "ok", "timeout", "error", "ok")
     ]
-    assert count_statuses(verdicts) == {
-        "verdicts_ok": 3,
-        "verdicts_invalid": 1,
-        "verdicts_timeout": 2,
-        "verdicts_error": 3,
-    }
 
 
 def test_what_was_left_of_a_chunk_is_scored_in_its_place(pool):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from bapo.errors import VerifierError
-from bapo.reward import GroupVerifier, check_verifier, column_faults, verify_rollouts
+from bapo.reward import GroupVerifier, check_verifier, column_faults
 from bapo.types import ChatMessage, Verdict, VerdictStatus
 from tests.builders import make_completion, make_prompt, make_rollout
 from tests.unit.reward.helpers import make_pool, verify_texts, write_verifier
@@ -203,7 +203,7 @@ def test_rollouts_become_groups_of_their_own_verdicts():
         for prompt in prompts
     ]
     with make_pool(COUNTDOWN) as pool:
-        groups = verify_rollouts(pool, rollouts)
+        groups = GroupVerifier(pool)(rollouts)
 
     assert [group.rollout for group in groups] == rollouts
     assert [[v.correct for v in group.verdicts] for group in groups] == [
@@ -247,7 +247,7 @@ def test_a_group_with_one_timeout_is_not_verified():
     texts = ["right", "spin", "wrong"]
     rollout = make_rollout(completions=[make_completion(text=text) for text in texts])
     with make_pool() as pool:
-        (group,) = verify_rollouts(pool, [rollout])
+        (group,) = GroupVerifier(pool)([rollout])
 
     assert [v.status.value for v in group.verdicts] == ["ok", "timeout", "ok"]
     assert not group.is_verified
@@ -263,7 +263,7 @@ def verify(prompts, completions, **columns):
     plain = make_rollout(make_prompt("p", content="2+2="), group_size=2)
     other = make_rollout(make_prompt("o", content="3+3="), group_size=2)
     with make_pool(write_verifier(tmp_path, source)) as pool:
-        groups = verify_rollouts(pool, [chat, plain, other])
+        groups = GroupVerifier(pool)([chat, plain, other])
 
     assert [group.correctness_rate for group in groups] == [1.0, 1.0, 0.0]
 

@@ -9,6 +9,7 @@ from bapo.errors import DataError, ModelError, RunStoppedError
 from bapo.rollout.decoder import TokenDecoder, supports
 from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.loading import Policy
+from bapo.rollout.sampler import Sampler
 from bapo.types import FinishReason, Prompt, Rollout
 from tests.rollout_models import (
     ARCHITECTURES,
@@ -172,22 +173,9 @@ def test_dropping_ended_rows_changes_no_result():
     assert same_completions(always, never)
 
 
-def test_dropping_ended_rows_saves_decoded_tokens():
-    policy = tiny_policy()
-    dropping, keeping = (
-        tiny_engine(policy, max_new_tokens=40, compact_below=share) for share in (1.0, 0.0)
-    )
-    made = sum(
-        len(one.token_ids) - 1 for rollout in sample(dropping) for one in rollout.completions
-    )
-    sample(keeping)
-    assert dropping.metrics()["decode_tokens"] == made
-    assert keeping.metrics()["decode_tokens"] > made
-
-
-def test_waiting_prompts_join_as_rows_end_and_change_no_result(monkeypatch):
-    policy = tiny_policy()
-    prompts = [Prompt(f"q{number}", TEXTS[number % 5], {}) for number in range(40)]
+@pytest.fixture
+def decoded(monkeypatch) -> list[int]:
+    """How many rows went through the hand-written decoder, a number for each of its steps."""
     step = TokenDecoder.step
     rows: list[int] = []
 
@@ -196,6 +184,41 @@ def test_waiting_prompts_join_as_rows_end_and_change_no_result(monkeypatch):
         return step(self, caches, tokens, positions)
 
     monkeypatch.setattr(TokenDecoder, "step", counted)
+    return rows
+
+
+@pytest.fixture
+def prefilled(monkeypatch) -> list[int]:
+    """How many tokens of prompts, padding aside, went through the module in each call."""
+    forward = Sampler._forward
+    tokens: list[int] = []
+
+    def counted(self, ids, positions, cache, shown=None):
+        if cache.get_seq_length() == 0:
+            mask = cache.mask
+            tokens.append(ids.numel() if mask is None else int(mask[:, : ids.shape[1]].sum()))
+        return forward(self, ids, positions, cache, shown)
+
+    monkeypatch.setattr(Sampler, "_forward", counted)
+    return tokens
+
+
+def test_dropping_ended_rows_saves_decoded_tokens(decoded):
+    policy = tiny_policy()
+    dropping, keeping = (
+        tiny_engine(policy, max_new_tokens=40, compact_below=share) for share in (1.0, 0.0)
+    )
+    made = sum(
+        len(one.token_ids) - 1 for rollout in sample(dropping) for one in rollout.completions
+    )
+    assert sum(decoded) == made
+    sample(keeping)
+    assert sum(decoded) > 2 * made
+
+
+def test_waiting_prompts_join_as_rows_end_and_change_no_result(prefilled, decoded):
+    policy = tiny_policy()
+    prompts = [Prompt(f"q{number}", TEXTS[number % 5], {}) for number in range(40)]
     results, steps, counts = [], [], []
     for refill in (True, False):
         # A row of the shortest prompt needs 41 positions: at most 24 of the 160 rows fit.
@@ -203,10 +226,11 @@ def test_waiting_prompts_join_as_rows_end_and_change_no_result(monkeypatch):
             policy, max_new_tokens=40, token_budget=1000, compact_below=1.0, refill=refill
         )
         results.append(sample(engine, prompts))
-        steps.append(len(rows))
-        assert max(rows) <= 24
-        rows.clear()
-        counts.append(engine.metrics())
+        steps.append(len(decoded))
+        assert max(decoded) <= 24
+        counts.append((sum(prefilled), sum(decoded)))
+        prefilled.clear()
+        decoded.clear()
     assert same_completions(*results)
     assert steps[0] < 0.7 * steps[1]
     assert counts[0] == counts[1]
@@ -220,22 +244,20 @@ def test_the_groups_of_a_prompt_are_handed_over_as_soon_as_they_are_whole():
     assert all(any(one is other for other in rollouts) for one in early)
 
 
-def test_a_group_that_ends_early_is_handed_over_while_others_are_sampled():
-    engine = tiny_engine(max_new_tokens=40)
-    decoded: dict[str, int] = {}
+def test_a_group_that_ends_early_is_handed_over_while_others_are_sampled(decoded):
+    steps: dict[str, int] = {}
 
     def note(rollout: Rollout) -> None:
-        decoded[rollout.prompt.prompt_id] = engine.metrics()["decode_tokens"]
+        steps[rollout.prompt.prompt_id] = len(decoded)
 
-    sample(engine, group_size=2, on_rollout=note)
-    assert len(set(decoded.values())) > 1
-    assert min(decoded.values()) < engine.metrics()["decode_tokens"]
+    sample(tiny_engine(max_new_tokens=40), group_size=2, on_rollout=note)
+    assert len(set(steps.values())) > 1
+    assert min(steps.values()) < len(decoded)
 
 
-def test_each_prompt_is_prefilled_once_per_batch():
-    engine = tiny_engine()
-    sample(engine, group_size=8)
-    assert engine.metrics()["prefill_tokens"] == sum(len(text) for text in TEXTS)
+def test_each_prompt_is_prefilled_once_per_batch(prefilled):
+    sample(tiny_engine(), group_size=8)
+    assert prefilled == [sum(len(text) for text in TEXTS)]
 
 
 def test_the_same_seed_gives_the_same_tokens_and_log_probs_bit_for_bit():
