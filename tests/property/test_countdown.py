@@ -8,9 +8,9 @@ from bapo.tasks.countdown import (
     Countdown,
     CountdownSettings,
     Split,
-    gold_expression,
     worked_steps,
 )
+from tests.countdown_gold import gold_expression
 
 knobs = st.builds(
     CountdownSettings,

@@ -253,18 +253,6 @@ def expression_prompt(problem: Problem) -> tuple[ChatMessage, ...]:
     )
 
 
-def gold_expression(problem: Problem) -> str:
-    """The gold solution as one expression, fully parenthesised."""
-    pool = [(number, str(number)) for number in problem.numbers]
-    for left, operation, right, result in problem.steps:
-        texts: list[str] = []
-        for operand in (left, right):
-            place = next(i for i, (value, _) in enumerate(pool) if value == operand)
-            texts.append(pool.pop(place)[1])
-        pool.append((result, f"({texts[0]}{operation}{texts[1]})"))
-    return pool[-1][1]
-
-
 def build_countdown(options: Mapping[str, Any], numbers: tuple[int, ...] = (3, 4)) -> Countdown:
     """The task from a recipe's options; `numbers` is the default of a named variant."""
     given = {"numbers": numbers, **options}

@@ -14,11 +14,11 @@ from bapo.tasks.countdown import (
     Split,
     build_countdown,
     expression_prompt,
-    gold_expression,
     steps_prompt,
     worked_steps,
 )
 from bapo.types import ChatMessage
+from tests.countdown_gold import gold_expression
 
 TEN_SUMS = {"numbers": [2], "operations": "+", "largest": 4, "target_low": 2, "target_high": 8}
 EXAMPLE = Problem((3, 5, 7), 22, ((5, "*", 3, 15), (15, "+", 7, 22)))
