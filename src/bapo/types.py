@@ -160,7 +160,7 @@ class Rollout:
     temperature: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Group:
     """A verified rollout: the unit of filtering, buffering and training.
 

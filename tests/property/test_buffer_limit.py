@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bapo.adaptation import BufferEventKind as Kind
+from bapo.adaptation import pack
 from bapo.adaptation.sizes import group_bytes, prompt_bytes
 from tests.builders import through_disk
 from tests.property.scripts import play, play_step, scripts
@@ -41,7 +42,7 @@ def test_the_buffers_stay_within_the_limit_and_lose_the_oldest_first(script, meg
             ]
             held = [*held[len(old) :], *new]
             gone = []
-            while sum(group_bytes(group) for _, group in held) > megabytes * 1e6 - sum(hard):
+            while sum(group_bytes(pack(group)) for _, group in held) > megabytes * 1e6 - sum(hard):
                 gone.append(held.pop(0))
             for kind, entries in (
                 (Kind.REUSE_EXPIRED, old),
@@ -55,7 +56,7 @@ def test_the_buffers_stay_within_the_limit_and_lose_the_oldest_first(script, meg
         assert metrics["reuse_buffer_evicted"] == sum(
             kind is Kind.REUSE_EVICTED for kind, _ in expected
         )
-        taken = sum(hard) + sum(group_bytes(group) for _, group in held)
+        taken = sum(hard) + sum(group_bytes(pack(group)) for _, group in held)
         assert metrics["buffer_megabytes"] == taken / 1e6 <= megabytes
 
 

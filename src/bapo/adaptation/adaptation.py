@@ -10,6 +10,7 @@ from typing import Any
 from bapo.adaptation.bands import Band, PolicyStrength, reuse_band
 from bapo.adaptation.composer import Composer
 from bapo.adaptation.hard_buffer import HardBuffer
+from bapo.adaptation.packed import PackedGroup
 from bapo.adaptation.records import BufferEvent, Composition, SuspectPrompt
 from bapo.adaptation.reuse_buffer import ReuseBuffer
 from bapo.adaptation.staleness import StalenessControl, StepDistances
@@ -61,7 +62,7 @@ class Adaptation:
         return self._hard.suspects
 
     @property
-    def reusable(self) -> tuple[Group, ...]:
+    def reusable(self) -> tuple[PackedGroup, ...]:
         """The groups in the reuse buffer, oldest first, inside the band or not."""
         return self._reuse.groups
 

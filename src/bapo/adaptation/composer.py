@@ -12,6 +12,7 @@ import numpy as np
 
 from bapo.adaptation.bands import Band
 from bapo.adaptation.filters import is_informative, reject_fresh, reject_retried
+from bapo.adaptation.packed import PackedGroup
 from bapo.adaptation.records import Composition, GroupFate, GroupOutcome
 from bapo.config import AdaptationSettings
 from bapo.types import BatchEntry, Group, Source, TrainBatch
@@ -52,7 +53,7 @@ class Composer:
         retried: Sequence[Group],
         *,
         previous_rate: Callable[[str], float],
-        eligible: Sequence[Group],
+        eligible: Sequence[PackedGroup],
         band: Band,
         refused: Collection[Group] = (),
     ) -> Composition:
@@ -85,8 +86,9 @@ class Composer:
         for index in self._draw_order(step, len(eligible)):
             if draft.missing == 0:
                 break
-            if not draft.holds(eligible[index]):
-                draft.offer(eligible[index], Source.REUSED, _refusal(eligible[index], refused))
+            if not draft.holds(eligible[index].prompt_id):
+                group = eligible[index].group
+                draft.offer(group, Source.REUSED, _refusal(group, refused))
         if self._settings.when_short == "skip" and draft.missing > 0:
             draft.skip()
         return Composition(TrainBatch(step, tuple(draft.entries)), tuple(draft.fates), band)
@@ -136,9 +138,9 @@ class _Draft:
     def missing(self) -> int:
         return self._capacity - len(self.entries)
 
-    def holds(self, group: Group) -> bool:
-        """Whether a group of the same prompt is in the batch."""
-        return group.prompt_id in self._prompt_ids
+    def holds(self, prompt_id: str) -> bool:
+        """Whether a group of this prompt is in the batch."""
+        return prompt_id in self._prompt_ids
 
     def offer(self, group: Group, source: Source, reason: GroupOutcome | None) -> None:
         """Takes the group in, unless there is a reason against it, and records its fate."""
@@ -148,7 +150,7 @@ class _Draft:
         self.fates.append(GroupFate(group.prompt_id, source, rate, version, outcome))
 
     def _place(self, group: Group, source: Source) -> GroupOutcome:
-        if self.holds(group):
+        if self.holds(group.prompt_id):
             return GroupOutcome.DUPLICATE
         if self.missing == 0:
             return GroupOutcome.SURPLUS

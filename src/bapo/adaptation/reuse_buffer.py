@@ -13,6 +13,7 @@ from typing import Any, overload
 
 from bapo.adaptation.bands import Band
 from bapo.adaptation.filters import homogeneity
+from bapo.adaptation.packed import PackedGroup, pack
 from bapo.adaptation.records import BufferEvent, BufferEventKind
 from bapo.adaptation.sizes import group_bytes
 from bapo.adaptation.state import groups_from_tree, groups_to_tree
@@ -24,7 +25,7 @@ class _Entry:
     """A group, the step in which it entered, and its rate and size, counted once."""
 
     step: int
-    group: Group
+    group: PackedGroup
     rate: float
     bytes: int
 
@@ -53,7 +54,7 @@ class _Line:
         return low, bisect_left(self.entries, end, lo=low, key=attrgetter("step"))
 
 
-class EligibleGroups(Sequence[Group]):
+class EligibleGroups(Sequence[PackedGroup]):
     """Groups of a buffer without a list of them: by rate, then oldest first.
 
     It is good until the buffer is next changed.
@@ -68,12 +69,12 @@ class EligibleGroups(Sequence[Group]):
         return self._length
 
     @overload
-    def __getitem__(self, index: int) -> Group: ...
+    def __getitem__(self, index: int) -> PackedGroup: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: slice) -> list[PackedGroup]: ...
 
-    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+    def __getitem__(self, index: int | slice) -> PackedGroup | list[PackedGroup]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(self._length))]
         place = index if index >= 0 else index + self._length
@@ -96,6 +97,8 @@ class ReuseBuffer:
     Determinism: no random choice here; groups are kept in the order they came, and beside that by
     their rate, so that a step's work does not grow with the buffer.
 
+    Memory: a group is kept packed, and made of its arrays again when it is drawn.
+
     Checkpoint: every group with its step; sizes follow from the groups.
     """
 
@@ -115,7 +118,7 @@ class ReuseBuffer:
         return len(self._entries)
 
     @property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[PackedGroup, ...]:
         """All of them, oldest first."""
         return tuple(entry.group for entry in self._entries)
 
@@ -164,7 +167,7 @@ class ReuseBuffer:
             events.append(_event(BufferEventKind.REUSE_EXPIRED, step, self._pop_oldest()))
         for group in groups:
             if homogeneity(group.correctness_rate) is None:
-                entry = _entry(step, group)
+                entry = _entry(step, pack(group))
                 self._append(entry)
                 events.append(_event(BufferEventKind.REUSE_ENTERED, step, entry))
         self._evicted_last_step = 0
@@ -210,7 +213,7 @@ class ReuseBuffer:
         self._evicted_last_step = int(state["evicted_last_step"])
 
 
-def _entry(step: int, group: Group) -> _Entry:
+def _entry(step: int, group: PackedGroup) -> _Entry:
     return _Entry(step, group, group.correctness_rate, group_bytes(group))
 
 

@@ -11,11 +11,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from bapo.types import Completion, Group, Prompt
+from bapo.adaptation.packed import PackedGroup
+from bapo.types import Prompt
 
 _PROMPT_OVERHEAD = 1024
-_COMPLETION_OVERHEAD = 640
-"""Bytes of Python objects beside the content: of a prompt or group, and of each completion."""
+_GROUP_OVERHEAD = 480
+_ARRAY_OVERHEAD = 112
+"""Bytes of Python objects beside the content: of a prompt, a packed group with its place in the
+buffer, and an array."""
+
+_WRITTEN_TOKEN = 9
+_WRITTEN_COMPLETION = 48
+"""Bytes in a checkpoint: of a token with its log-probability and mask, and of the numbers and names
+of a completion and its verdict."""
 
 _NUMBER = 32
 
@@ -36,23 +44,21 @@ def prompt_bytes(prompt: Prompt) -> int:
     return _PROMPT_OVERHEAD + own + turns + images
 
 
-def group_bytes(group: Group) -> int:
-    """The bytes of a group: its prompt, its completions with all their arrays, its verdicts."""
-    rollout = group.rollout
-    return (
-        _PROMPT_OVERHEAD
-        + prompt_bytes(rollout.prompt)
-        + rollout.prompt_token_ids.nbytes
-        + sum(_completion_bytes(completion) for completion in rollout.completions)
-        + sum(_text_bytes(verdict.detail) for verdict in group.verdicts)
+def group_bytes(group: PackedGroup) -> int:
+    """The bytes of a buffered group, prompt included: in memory or in a file, the more of both."""
+    arrays = (group.prompt_token_ids, group.token_ids, group.behavior_logps, group.rows)
+    kept = _GROUP_OVERHEAD + sum(_ARRAY_OVERHEAD + array.nbytes for array in arrays)
+    if group.mask_bits is not None:
+        kept += _ARRAY_OVERHEAD + group.mask_bits.nbytes
+    kept += len(group.utf8)
+    texts, details = group.strings
+    written = (
+        4 * len(group.prompt_token_ids)
+        + _WRITTEN_TOKEN * len(group.token_ids)
+        + _WRITTEN_COMPLETION * group.size
+        + len(json.dumps([texts, details]))
     )
-
-
-def _completion_bytes(completion: Completion) -> int:
-    arrays = (completion.token_ids, completion.behavior_logps, completion.loss_mask)
-    return (
-        _COMPLETION_OVERHEAD + sum(array.nbytes for array in arrays) + _text_bytes(completion.text)
-    )
+    return prompt_bytes(group.prompt) + max(kept, written)
 
 
 def _text_bytes(text: str) -> int:

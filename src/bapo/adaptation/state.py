@@ -2,24 +2,31 @@
 
 A tree holds dicts, lists, str, int, float, bool, None and NumPy arrays. The tokens of all groups
 are laid end to end in one array per kind, so that a checkpoint of thousands of groups has a few
-large arrays and not hundreds of thousands of small ones.
+large arrays and not hundreds of thousands of small ones. Groups come and go packed: no records are
+made of them on the way.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bapo.adaptation.packed import (
+    ROW,
+    PackedGroup,
+    encoded,
+    finish_reasons,
+    make_rows,
+    pack_mask,
+    statuses,
+)
 from bapo.types import (
     ChatMessage,
-    Completion,
     FinishReason,
-    Group,
     ImageKind,
     ImageReference,
     Prompt,
-    Rollout,
     Verdict,
     VerdictStatus,
 )
@@ -55,7 +62,7 @@ def prompt_from_tree(tree: Mapping[str, Any]) -> Prompt:
     return Prompt(tree["prompt_id"], content, dict(tree["columns"]), tree["level"], images)
 
 
-def groups_to_tree(groups: Sequence[Group]) -> Tree:
+def groups_to_tree(groups: Sequence[PackedGroup]) -> Tree:
     """Groups, of any sizes, as one tree.
 
     Args:
@@ -64,61 +71,62 @@ def groups_to_tree(groups: Sequence[Group]) -> Tree:
     Returns:
         Lists of N prompts and C texts, arrays of N, C and T numbers.
     """
-    rollouts = [group.rollout for group in groups]
-    completions = [completion for rollout in rollouts for completion in rollout.completions]
-    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    rows = _joined([group.rows for group in groups], ROW)
+    strings = [group.strings for group in groups]
     return {
-        "prompts": [prompt_to_tree(rollout.prompt) for rollout in rollouts],
-        "prompt_lengths": _integers(len(rollout.prompt_token_ids) for rollout in rollouts),
-        "prompt_token_ids": _joined([r.prompt_token_ids for r in rollouts], np.int32),
+        "prompts": [prompt_to_tree(group.prompt) for group in groups],
+        "prompt_lengths": _integers(len(group.prompt_token_ids) for group in groups),
+        "prompt_token_ids": _joined([group.prompt_token_ids for group in groups], np.int32),
         "group_sizes": _integers(group.size for group in groups),
-        "policy_versions": _integers(rollout.policy_version for rollout in rollouts),
-        "steps": _integers(rollout.step for rollout in rollouts),
-        "temperatures": _numbers(rollout.temperature for rollout in rollouts),
-        "lengths": _integers(len(completion.token_ids) for completion in completions),
-        "token_ids": _joined([c.token_ids for c in completions], np.int32),
-        "behavior_logps": _joined([c.behavior_logps for c in completions], np.float32),
-        "loss_mask": _joined([c.loss_mask for c in completions], np.bool_),
-        "finish_reasons": [completion.finish_reason.value for completion in completions],
-        "texts": [completion.text for completion in completions],
-        "correct": np.array([verdict.correct for verdict in verdicts], np.bool_),
-        "scores": _numbers(verdict.score for verdict in verdicts),
-        "statuses": [verdict.status.value for verdict in verdicts],
-        "milliseconds": _numbers(verdict.milliseconds for verdict in verdicts),
-        "details": [verdict.detail for verdict in verdicts],
+        "policy_versions": _integers(group.policy_version for group in groups),
+        "steps": _integers(group.step for group in groups),
+        "temperatures": np.fromiter((group.temperature for group in groups), np.float64),
+        "lengths": rows["tokens"].astype(np.int64),
+        "token_ids": _joined([group.token_ids for group in groups], np.int32),
+        "behavior_logps": _joined([group.behavior_logps for group in groups], np.float32),
+        "loss_mask": _joined([group.loss_mask for group in groups], np.bool_),
+        "finish_reasons": [reason.value for reason in finish_reasons(rows)],
+        "texts": [text for texts, _ in strings for text in texts],
+        "correct": rows["correct"].copy(),
+        "scores": rows["score"].copy(),
+        "statuses": [status.value for status in statuses(rows)],
+        "milliseconds": rows["milliseconds"].copy(),
+        "details": [detail for _, details in strings for detail in details],
     }
 
 
-def groups_from_tree(tree: Mapping[str, Any]) -> list[Group]:
+def groups_from_tree(tree: Mapping[str, Any]) -> list[PackedGroup]:
     """The groups that `groups_to_tree` wrote; they own their arrays.
 
     Raises:
         ValueError: The arrays do not fit together: no run has written this.
     """
     _check(tree)
-    completions, verdicts = _completions(tree), _verdicts(tree)
-    prompt_tokens = _parts(tree["prompt_token_ids"], tree["prompt_lengths"])
-    return [
-        Group(
-            Rollout(
+    texts, details = encoded(tree["texts"]), encoded(tree["details"])
+    reasons = map(FinishReason, tree["finish_reasons"])
+    rows = make_rows(tree["lengths"].tolist(), texts, details, reasons, _verdicts(tree))
+    asked, answers = _ends(tree["prompt_lengths"]), _ends(tree["group_sizes"])
+    tokens = _ends(tree["lengths"])[answers]
+    groups: list[PackedGroup] = []
+    for number, prompt in enumerate(tree["prompts"]):
+        of_prompt, mine, said = (
+            slice(*ends[number : number + 2].tolist()) for ends in (asked, answers, tokens)
+        )
+        groups.append(
+            PackedGroup(
                 prompt=prompt_from_tree(prompt),
-                prompt_token_ids=next(prompt_tokens),
-                completions=tuple(next(completions) for _ in range(size)),
-                policy_version=version,
-                step=step,
-                temperature=temperature,
-            ),
-            tuple(next(verdicts) for _ in range(size)),
+                policy_version=int(tree["policy_versions"][number]),
+                step=int(tree["steps"][number]),
+                temperature=float(tree["temperatures"][number]),
+                prompt_token_ids=tree["prompt_token_ids"][of_prompt].copy(),
+                token_ids=tree["token_ids"][said].copy(),
+                behavior_logps=tree["behavior_logps"][said].copy(),
+                mask_bits=pack_mask(tree["loss_mask"][said]),
+                rows=rows[mine].copy(),
+                utf8=b"".join([*texts[mine], *details[mine]]),
+            )
         )
-        for prompt, size, version, step, temperature in zip(
-            tree["prompts"],
-            tree["group_sizes"].tolist(),
-            tree["policy_versions"].tolist(),
-            tree["steps"].tolist(),
-            tree["temperatures"].tolist(),
-            strict=True,
-        )
-    ]
+    return groups
 
 
 def _check(tree: Mapping[str, Any]) -> None:
@@ -150,20 +158,6 @@ def _check(tree: Mapping[str, Any]) -> None:
         raise ValueError("texts or verdicts are missing")
 
 
-def _completions(tree: Mapping[str, Any]) -> Iterator[Completion]:
-    lengths = tree["lengths"]
-    columns = zip(
-        _parts(tree["token_ids"], lengths),
-        _parts(tree["behavior_logps"], lengths),
-        _parts(tree["loss_mask"], lengths),
-        tree["finish_reasons"],
-        tree["texts"],
-        strict=True,
-    )
-    for token_ids, logps, mask, reason, text in columns:
-        yield Completion(token_ids, logps, mask, FinishReason(reason), text)
-
-
 def _verdicts(tree: Mapping[str, Any]) -> Iterator[Verdict]:
     columns = zip(
         tree["correct"].tolist(),
@@ -181,18 +175,11 @@ def _integers(values: Iterable[int]) -> npt.NDArray[np.int64]:
     return np.fromiter(values, np.int64)
 
 
-def _numbers(values: Iterable[float]) -> npt.NDArray[np.float64]:
-    return np.fromiter(values, np.float64)
-
-
 def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The arrays end to end; an empty array of the right type where there are none."""
     return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype, copy=False)
 
 
-def _parts(joined: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[Any]]:
-    """Copies of the pieces, so that a group that outlives the others does not hold their memory."""
-    start = 0
-    for length in cast("list[int]", lengths.tolist()):
-        yield joined[start : start + length].copy()
-        start += length
+def _ends(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where each of the pieces of a line begins, and where the last one ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])

@@ -171,10 +171,7 @@ def _check_tokens(parts: RunParts) -> None:
     """A token that the model does not have would end the run in a traceback, or worse, not."""
     tokens = parts.policy.model.get_input_embeddings().num_embeddings
     for group in parts.adaptation.reusable:
-        for ids in (
-            group.rollout.prompt_token_ids,
-            *(c.token_ids for c in group.rollout.completions),
-        ):
+        for ids in (group.prompt_token_ids, group.token_ids):
             if ids.min(initial=0) < 0 or ids.max(initial=0) >= tokens:
                 raise ValueError("a token that the model does not have")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bapo.adaptation import Band, ReuseBuffer
+from bapo.adaptation import Band, ReuseBuffer, pack
 from bapo.adaptation import BufferEventKind as Kind
 from bapo.adaptation.sizes import group_bytes
 from tests.builders import make_group, through_disk
@@ -67,7 +67,7 @@ def test_a_prompt_may_have_several_groups_in_the_buffer():
 
 def test_without_room_the_oldest_groups_are_evicted_and_said():
     buffer = ReuseBuffer(window=3)
-    each = group_bytes(make_group("a", "10"))
+    each = group_bytes(pack(make_group("a", "10")))
     buffer.observe(1, [make_group("a", "10"), make_group("b", "10")], 3 * each)
     events = buffer.observe(2, [make_group("c", "10"), make_group("d", "01")], 3 * each)
     assert [(event.event, event.prompt_id) for event in events] == [
@@ -110,7 +110,7 @@ def test_what_is_eligible_is_what_a_look_at_every_group_finds():
     """Random steps, rates, windows and limits, against a plain list of what is still there."""
     generator = np.random.default_rng(0)
     buffer = ReuseBuffer(window=6)
-    each = group_bytes(make_group("a", "1000"))
+    each = group_bytes(pack(make_group("a", "1000")))
     plain = []
     for step in range(1, 60):
         count = int(generator.integers(0, 5))
@@ -119,7 +119,7 @@ def test_what_is_eligible_is_what_a_look_at_every_group_finds():
         buffer.observe(step, entering, 12 * each)
         plain = [one for one in plain if one[0] > step - 6]
         plain = [*plain, *((step, group) for group in entering)][-12:]
-        assert [id(group) for group in buffer.groups] == [id(group) for _, group in plain]
+        assert [id(packed.group) for packed in buffer.groups] == [id(group) for _, group in plain]
         band = Band(0.25, 0.25 * int(generator.integers(1, 4)))
         reach = int(generator.integers(1, 7))
         expected = {
@@ -127,6 +127,6 @@ def test_what_is_eligible_is_what_a_look_at_every_group_finds():
             for entered, group in plain
             if step + 1 - reach <= entered and band.contains(group.correctness_rate)
         }
-        found = [id(group) for group in buffer.eligible(step + 1, band, reach)]
+        found = [id(packed.group) for packed in buffer.eligible(step + 1, band, reach)]
         assert len(found) == len(set(found)) == len(expected)
         assert set(found) == expected

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from bapo.adaptation import groups_from_tree, groups_to_tree, prompt_from_tree, prompt_to_tree
+from bapo.adaptation import (
+    groups_from_tree,
+    groups_to_tree,
+    pack,
+    prompt_from_tree,
+    prompt_to_tree,
+    unpack,
+)
 from bapo.types import (
     ChatMessage,
     FinishReason,
@@ -41,6 +48,14 @@ def assert_same_array(left, right):
     assert left.tobytes() == right.tobytes()
 
 
+def packed_tree(groups):
+    return groups_to_tree([pack(group) for group in groups])
+
+
+def unpacked(tree):
+    return [unpack(packed) for packed in groups_from_tree(tree)]
+
+
 def ragged_group():
     """Every field away from its default: one token, a masked one, an odd text, all statuses."""
     completions = [
@@ -77,28 +92,28 @@ def ragged_group():
 
 def test_groups_of_different_sizes_survive_exactly_and_in_order():
     groups = [ragged_group(), make_group("b", "10"), make_group("c", "1", tokens=1)]
-    restored = groups_from_tree(through_disk(groups_to_tree(groups)))
+    restored = unpacked(through_disk(packed_tree(groups)))
     assert len(restored) == 3
     for before, after in zip(groups, restored, strict=True):
         assert_same_group(before, after)
 
 
 def test_no_groups_survive_with_the_right_array_types():
-    tree = through_disk(groups_to_tree([]))
-    assert groups_from_tree(tree) == []
+    tree = through_disk(packed_tree([]))
+    assert unpacked(tree) == []
     assert (tree["token_ids"].dtype, tree["behavior_logps"].dtype) == (np.int32, np.float32)
 
 
 def test_a_tree_has_as_many_arrays_for_many_groups_as_for_one():
     def count(groups):
-        return sum(isinstance(value, np.ndarray) for value in groups_to_tree(groups).values())
+        return sum(isinstance(value, np.ndarray) for value in packed_tree(groups).values())
 
     assert count([make_group()] * 50) == count([make_group()])
 
 
 def test_a_restored_group_owns_its_arrays():
-    tree = groups_to_tree([make_group("a", "10"), make_group("b", "10")])
-    restored = groups_from_tree(tree)
+    tree = packed_tree([make_group("a", "10"), make_group("b", "10")])
+    restored = unpacked(tree)
     tree["token_ids"][:] = 0
     assert restored[0].rollout.completions[0].token_ids.tolist() == [5, 5, 5]
     assert restored[0].rollout.completions[0].token_ids.base is None
