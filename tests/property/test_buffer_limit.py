@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bapo.adaptation import BufferEventKind as Kind
-from bapo.adaptation import pack
+from bapo.adaptation.packed import pack
 from bapo.adaptation.sizes import group_bytes, prompt_bytes
 from tests.builders import through_disk
 from tests.property.scripts import play, play_step, scripts
 
 many = settings(max_examples=60, deadline=None)
-# A group of a script takes 3 to 8 kilobytes, a prompt one.
-limits = st.floats(0.0005, 0.06)
+# A group of a script takes 2 to 3 kilobytes, a prompt one.
+limits = st.floats(0.0005, 0.03)
 
 
 def limited(script, megabytes):

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bapo.adaptation import groups_from_tree, groups_to_tree, pack, unpack
+from bapo.adaptation import groups_from_tree, groups_to_tree
+from bapo.adaptation.packed import pack, unpack
 from bapo.adaptation.sizes import group_bytes
 from bapo.types import (
     ChatMessage,

@@ -3,7 +3,6 @@
 from bapo.adaptation.adaptation import Adaptation
 from bapo.adaptation.bands import Band, PolicyStrength, reuse_band
 from bapo.adaptation.hard_buffer import HardBuffer
-from bapo.adaptation.packed import PackedGroup, pack, unpack
 from bapo.adaptation.records import (
     BufferEvent,
     BufferEventKind,
@@ -30,16 +29,13 @@ __all__ = [
     "GroupFate",
     "GroupOutcome",
     "HardBuffer",
-    "PackedGroup",
     "PolicyStrength",
     "ReuseBuffer",
     "StepDistances",
     "SuspectPrompt",
     "groups_from_tree",
     "groups_to_tree",
-    "pack",
     "prompt_from_tree",
     "prompt_to_tree",
     "reuse_band",
-    "unpack",
 ]

@@ -111,6 +111,11 @@ class PackedGroup:
         return strings[: self.size], strings[self.size :]
 
     @property
+    def joined_strings(self) -> str:
+        """The texts and details, end to end."""
+        return self.utf8.decode(errors=_SURROGATES)
+
+    @property
     def group(self) -> Group:
         """The group as records: the same object for as long as anybody holds it.
 

@@ -1,8 +1,8 @@
 """How many bytes a buffered prompt or group takes: what the limit on the buffers counts.
 
-Counted once, when it enters, from what it holds and not from how Python happens to keep it, so that
-a group has the same size before a checkpoint and after. Texts count as the longer of what a file
-and what memory needs; on top of the content comes what Python's objects take, as measured.
+Counted once, when it enters, from what it holds, so that it has the same size before a checkpoint
+and after. What counts is the more of what memory and what a file needs: of a group as a whole, of a
+prompt for each of its texts. On top of the content comes what Python's objects take, as measured.
 """
 
 import json
@@ -21,9 +21,9 @@ _ARRAY_OVERHEAD = 112
 buffer, and an array."""
 
 _WRITTEN_TOKEN = 9
-_WRITTEN_COMPLETION = 48
-"""Bytes in a checkpoint: of a token with its log-probability and mask, and of the numbers and names
-of a completion and its verdict."""
+_WRITTEN_COMPLETION = 56
+"""Bytes in a checkpoint: of a token with its log-probability and mask, and of the numbers,
+names and quotation marks of a completion and its verdict."""
 
 _NUMBER = 32
 
@@ -47,16 +47,15 @@ def prompt_bytes(prompt: Prompt) -> int:
 def group_bytes(group: PackedGroup) -> int:
     """The bytes of a buffered group, prompt included: in memory or in a file, the more of both."""
     arrays = (group.prompt_token_ids, group.token_ids, group.behavior_logps, group.rows)
-    kept = _GROUP_OVERHEAD + sum(_ARRAY_OVERHEAD + array.nbytes for array in arrays)
+    kept = _GROUP_OVERHEAD + len(group.utf8)
+    kept += sum(_ARRAY_OVERHEAD + array.nbytes for array in arrays)
     if group.mask_bits is not None:
         kept += _ARRAY_OVERHEAD + group.mask_bits.nbytes
-    kept += len(group.utf8)
-    texts, details = group.strings
     written = (
         4 * len(group.prompt_token_ids)
         + _WRITTEN_TOKEN * len(group.token_ids)
         + _WRITTEN_COMPLETION * group.size
-        + len(json.dumps([texts, details]))
+        + len(json.dumps(group.joined_strings))
     )
     return prompt_bytes(group.prompt) + max(kept, written)
 

@@ -7,7 +7,7 @@ from bapo.adaptation import BufferEventKind as Kind
 from bapo.adaptation import GroupOutcome as Outcome
 from bapo.config import AdaptationSettings
 from bapo.types import Source
-from tests.builders import make_group
+from tests.builders import make_group, through_disk
 
 WRONG, ONE_OF_8, TWO_OF_8, HALF, RIGHT = (k * "1" + (8 - k) * "0" for k in (0, 1, 2, 4, 8))
 ALL_RATES = {"band": "fixed", "reuse_fixed": (0.0, 1.0)}
@@ -197,6 +197,21 @@ def test_of_several_reusable_groups_of_a_prompt_one_is_taken():
     composition = adaptation.compose(4, [make_group("b", HALF)], [])
     assert batch_of(composition) == [("b", "fresh"), ("a", "reused")]
     assert len(composition.fates) == 2
+
+
+def test_a_refused_group_is_known_again_after_a_checkpoint():
+    original = make_adaptation(batch_groups=2, **ALL_RATES)
+    original.observe(1, [make_group(name, HALF) for name in "abcd"], [])
+    adaptation = make_adaptation(batch_groups=2, **ALL_RATES)
+    adaptation.load_state_dict(through_disk(original.state_dict()))
+    far, near = (entry.group for entry in adaptation.compose(2, [], []).batch.entries)
+    again = adaptation.compose(2, [], [], refused={far})
+    assert outcomes(again)[:2] == [
+        (far.prompt_id, Outcome.REFUSED),
+        (near.prompt_id, Outcome.TRAINED),
+    ]
+    assert again.batch.entries[0].group is near
+    assert far.prompt_id not in dict(batch_of(again))
 
 
 def test_every_reusable_group_is_drawn_equally_often():

@@ -4,8 +4,9 @@ from itertools import permutations
 
 import pytest
 
-from bapo.adaptation import Band, pack
+from bapo.adaptation import Band
 from bapo.adaptation.composer import Composer
+from bapo.adaptation.packed import pack
 from bapo.config import AdaptationSettings
 from tests.builders import make_group
 

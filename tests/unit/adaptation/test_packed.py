@@ -2,7 +2,8 @@ import gc
 
 import numpy as np
 
-from bapo.adaptation import Band, ReuseBuffer, pack, unpack
+from bapo.adaptation import Band, ReuseBuffer
+from bapo.adaptation.packed import pack, unpack
 from bapo.types import Group
 from tests.builders import (
     make_completion,

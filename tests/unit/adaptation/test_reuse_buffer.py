@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from bapo.adaptation import Band, ReuseBuffer, pack
+from bapo.adaptation import Band, ReuseBuffer
 from bapo.adaptation import BufferEventKind as Kind
+from bapo.adaptation.packed import pack
 from bapo.adaptation.sizes import group_bytes
 from tests.builders import make_group, through_disk
 

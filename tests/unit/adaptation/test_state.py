@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
 
-from bapo.adaptation import (
-    groups_from_tree,
-    groups_to_tree,
-    pack,
-    prompt_from_tree,
-    prompt_to_tree,
-    unpack,
-)
+from bapo.adaptation import groups_from_tree, groups_to_tree, prompt_from_tree, prompt_to_tree
+from bapo.adaptation.packed import pack, unpack
 from bapo.types import (
     ChatMessage,
     FinishReason,
