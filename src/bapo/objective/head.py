@@ -95,8 +95,10 @@ class _ChunkedHead(torch.autograd.Function):
         hidden, weight, bias, token_ids, temperatures = ctx.saved_tensors
         head = _cast((weight, bias), ctx.product)
         into_hidden = torch.empty_like(hidden)
-        into_weight = torch.zeros_like(weight)
-        into_bias = None if bias is None else torch.zeros_like(bias)
+        # A head is frozen where an adapter is trained; its gradient would cost a third of the pass.
+        of_weight, of_bias = ctx.needs_input_grad[1:3]
+        into_weight = torch.zeros_like(weight) if of_weight else None
+        into_bias = torch.zeros_like(bias) if of_bias else None
         for part in _parts(len(hidden), ctx.step):
             with torch.enable_grad():
                 logits = _logits(hidden[part], head, ctx.product).detach().requires_grad_()
@@ -106,7 +108,8 @@ class _ChunkedHead(torch.autograd.Function):
             (slope,) = torch.autograd.grad(found.logps, logits, grad_logps[part, None])
             slope = slope[:, 0]
             into_hidden[part] = slope @ head[0]
-            into_weight += slope.T @ hidden[part].to(slope.dtype)
+            if into_weight is not None:
+                into_weight += slope.T @ hidden[part].to(slope.dtype)
             if into_bias is not None:
                 into_bias += slope.sum(dim=0)
         return into_hidden, into_weight, into_bias, None, None, None, None, None

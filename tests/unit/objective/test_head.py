@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bapo.objective import head_logps, token_logps
 
@@ -50,6 +51,20 @@ def test_a_token_without_upstream_gradient_takes_no_part_in_the_gradient():
     into_hidden, _ = gradients(found.logps, (hidden, weight), upstream)
     assert torch.equal(into_hidden[3], torch.zeros(H))
     assert into_hidden[2].abs().max() > 0
+
+
+def test_a_frozen_head_costs_no_gradient_of_its_own():
+    """Of three products, logits again, into the hidden states and into the head, the last goes."""
+    hidden, weight, bias, tokens, temperatures = inputs()
+    product, found = 2 * M * H * V, {}
+    for frozen in (False, True):
+        head = [one.detach() if frozen else one for one in (weight, bias)]
+        logps = head_logps(hidden, *head, tokens, temperatures, chunk_elements=2 * V).logps.sum()
+        with FlopCounterMode(display=False) as counter:
+            wanted = [hidden] if frozen else [hidden, weight, bias]
+            found[frozen], *_ = torch.autograd.grad(logps, wanted)
+        assert counter.get_total_flops() == (2 if frozen else 3) * product
+    assert torch.equal(found[True], found[False])
 
 
 def test_one_temperature_for_all_is_the_same_as_one_for_each():
