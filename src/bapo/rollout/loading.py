@@ -64,9 +64,18 @@ class Policy:
 
     @property
     def max_positions(self) -> int | None:
-        """Positions for prompt and completion together; None where the model sets no limit."""
-        text_config = self.model.config.get_text_config()
-        return getattr(text_config, "max_position_embeddings", None)
+        """Positions for prompt and completion together; None where the model sets no limit.
+
+        Of a model with LongRoPE (arXiv 2402.13753), such as Phi-3, those up to which it turns keys
+        by the short factors. Beyond them transformers turns all of a batch by the long ones as soon
+        as one row is that long, so a completion's log-probabilities would depend on its company.
+        """
+        text_config: Any = self.model.config.get_text_config()
+        limit = getattr(text_config, "max_position_embeddings", None)
+        rotation: Any = getattr(text_config, "rope_parameters", None) or {}
+        if limit is None or rotation.get("rope_type") != "longrope":
+            return limit
+        return min(limit, rotation["original_max_position_embeddings"])
 
 
 def load_policy(settings: ModelSettings) -> Policy:

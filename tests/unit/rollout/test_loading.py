@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bapo.config.settings import ModelSettings
-from bapo.errors import BapoError, ModelError
+from bapo.errors import BapoError, ModelError, SettingError
 from bapo.rollout.engine import ScoreRow
 from bapo.rollout.loading import embedded_models, load_policy, resolve_location
 from bapo.types import FinishReason, Prompt
@@ -25,6 +25,34 @@ def refusal(path, **changes) -> str:
     assert message.endswith(".")
     assert ". " not in message
     return message
+
+
+def test_a_model_with_longrope_has_the_positions_in_which_company_changes_nothing(tmp_path):
+    """Beyond 12 of them one long row would have the keys of all rows turned otherwise."""
+    rotation = {
+        "rope_type": "longrope",
+        "rope_theta": 100.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 12,
+    }
+    model = tiny_model("phi3", rope_parameters=rotation, original_max_position_embeddings=12)
+    policy = load_policy(settings(save_policy(tmp_path, model)))
+    assert policy.max_positions == 12
+    engine = tiny_engine(policy, max_new_tokens=7)
+    prompts = [Prompt("short", "1", {}), Prompt("long", "12+3=", {})]
+    arguments = {"version": 0, "group_size": 4, "step": 1, "seed": 2, "temperature": 1.0}
+    (alone,) = engine.sample(prompts[:1], **arguments)
+    beside, _ = engine.sample(prompts, **arguments)
+    rows = [ScoreRow(alone.prompt_token_ids, one.token_ids) for one in alone.completions]
+    for one, other, scores in zip(
+        alone.completions, beside.completions, engine.score(rows, version=0), strict=True
+    ):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert abs(one.behavior_logps - scores).max() < 1e-5
+    with pytest.raises(SettingError, match="the model has only 12 positions"):
+        tiny_engine(policy, max_new_tokens=12)
 
 
 def test_a_saved_model_comes_back_with_its_weights_in_evaluation_mode(tmp_path):
