@@ -13,7 +13,6 @@ numbers is drawn anew with every game, counts that hit the range more often are 
 `weights` says (with the defaults 56 % CD-3 and 44 % CD-4).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +21,7 @@ import numpy as np
 
 from bapo.config import parse_section, setting
 from bapo.errors import DataError, SettingError
+from bapo.tasks.made_up import MadeUpTask, Mixture, check_worked
 from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
 from bapo.types import ChatMessage, Prompt
 
@@ -74,7 +74,7 @@ class Problem:
         return Split.of(self.identity)
 
 
-class Countdown:
+class Countdown(MadeUpTask):
     """The Countdown task; see the module docstring.
 
     Args:
@@ -88,35 +88,16 @@ class Countdown:
     verifier: str = VERIFIER
 
     def __init__(self, settings: CountdownSettings) -> None:
+        widen = "raise 'task.largest' or widen 'task.target_low' and 'task.target_high'"
+        super().__init__(settings.train_size, widen)
+        self._counts = Mixture("numbers", settings.numbers, settings.weights)
         _check_together(settings)
         self._settings = settings
-        weights = np.array(settings.weights or [1.0] * len(settings.numbers))
-        self._edges: list[float] = np.cumsum(weights / weights.sum())[:-1].tolist()
 
     @property
     def name(self) -> str:
         """`CD-3`, `CD-4`, `CD-34`."""
         return "CD-" + "".join(map(str, self._settings.numbers))
-
-    def training_prompts(self) -> list[Prompt]:
-        """`train_size` different training problems.
-
-        Raises:
-            DataError: The knobs do not leave so many.
-        """
-        count = self._settings.train_size
-        prompts = self._different(Split.TRAINING, count)
-        if len(prompts) < count:
-            raise DataError(
-                f"Only {len(prompts)} different Countdown problems were found where "
-                f"'task.train_size' asks for {count}; lower it, raise 'task.largest' or widen "
-                "'task.target_low' and 'task.target_high'."
-            )
-        return prompts
-
-    def evaluation_prompts(self, count: int) -> list[Prompt]:
-        """The first `count` different held-out problems, fewer if there are not so many."""
-        return self._different(Split.EVALUATION, count)
 
     def worked_example(self, index: int) -> tuple[str, str]:
         """Prompt and worked steps of cold-start problem `index`.
@@ -124,11 +105,7 @@ class Countdown:
         Raises:
             SettingError: The answer format is not `steps`, the only one that small models learn.
         """
-        if self._settings.answer_format != "steps":
-            raise SettingError(
-                "'task.answer_format' is 'expression', for which there are no worked examples; a "
-                "cold start needs 'steps'."
-            )
+        check_worked("answer_format", self._settings.answer_format)
         problem = self.row(Split.WARMSTART, index)
         return steps_prompt(problem), worked_steps(problem)
 
@@ -173,8 +150,7 @@ class Countdown:
         def below(bound: int) -> int:
             return int(next(draws) * bound)
 
-        share = next(draws)
-        count = settings.numbers[sum(share >= edge for edge in self._edges)]
+        count = self._counts.value_at(next(draws))
         given = tuple(1 + below(settings.largest) for _ in range(count))
         pool = list(given)
         steps: list[tuple[int, str, int, int]] = []
@@ -194,17 +170,6 @@ class Countdown:
 
 def _check_together(settings: CountdownSettings) -> None:
     """Raises a `SettingError` where knobs that are each in range do not fit together."""
-    counts, weights = settings.numbers, settings.weights
-    if not counts or len(set(counts)) < len(counts):
-        raise SettingError(
-            f"'task.numbers' is {list(counts)}, but must be a list of different counts, such as "
-            "[3, 4]."
-        )
-    if weights and (len(weights) != len(counts) or not 0 < sum(weights) < math.inf):
-        raise SettingError(
-            f"'task.weights' is {list(weights)} for the counts {list(counts)} in 'task.numbers'; "
-            "give one finite share for each, not all zero."
-        )
     if settings.target_low > settings.target_high:
         raise SettingError(
             f"'task.target_low' is {settings.target_low}, above 'task.target_high' "

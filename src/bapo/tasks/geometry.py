@@ -20,8 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from bapo.config import parse_section, setting
-from bapo.errors import DataError, SettingError
+from bapo.errors import DataError
 from bapo.tasks.figures import FIGURES, Figure
+from bapo.tasks.made_up import MadeUpTask, Mixture, check_worked
 from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
 from bapo.types import IMAGE_MARK, ChatMessage, ImageKind, ImageReference, Prompt
 
@@ -69,7 +70,7 @@ class Problem:
         return f"{self.figure}-{'.'.join(map(str, self.numbers))}"
 
 
-class Geometry:
+class Geometry(MadeUpTask):
     """The geometry task; see the module docstring.
 
     Args:
@@ -83,18 +84,9 @@ class Geometry:
     verifier: str = VERIFIER
 
     def __init__(self, settings: GeometrySettings) -> None:
-        if not settings.levels or len(set(settings.levels)) < len(settings.levels):
-            raise SettingError(
-                f"'task.levels' is {list(settings.levels)}, but must be a list of different levels."
-            )
-        weights = settings.weights or (1.0,) * len(settings.levels)
-        if len(weights) != len(settings.levels) or not 0 < sum(weights) < float("inf"):
-            raise SettingError(
-                f"'task.weights' is {list(weights)} for the levels {list(settings.levels)}; give "
-                "one finite share for each, not all zero."
-            )
+        super().__init__(settings.train_size, "add a level to 'task.levels'")
+        self._levels = Mixture("levels", settings.levels, settings.weights)
         self._settings = settings
-        self._edges: list[float] = np.cumsum(np.array(weights) / sum(weights))[:-1].tolist()
         self._figures: dict[int, list[Figure]] = {
             level: [one for one in FIGURES.values() if one.level == level]
             for level in settings.levels
@@ -106,25 +98,6 @@ class Geometry:
         levels = self._settings.levels
         return "geometry" if levels == (1, 2, 3) else f"geometry-{''.join(map(str, levels))}"
 
-    def training_prompts(self) -> list[Prompt]:
-        """`train_size` different training problems.
-
-        Raises:
-            DataError: The knobs do not leave so many.
-        """
-        count = self._settings.train_size
-        prompts = self._different(Split.TRAINING, count)
-        if len(prompts) < count:
-            raise DataError(
-                f"Only {len(prompts)} different geometry problems were found where "
-                f"'task.train_size' asks for {count}; lower it or add a level to 'task.levels'."
-            )
-        return prompts
-
-    def evaluation_prompts(self, count: int) -> list[Prompt]:
-        """The first `count` different held-out problems, fewer if there are not so many."""
-        return self._different(Split.EVALUATION, count)
-
     def worked_images(self, index: int) -> tuple[ImageReference, ...]:
         """The picture of cold-start problem `index`."""
         return self.prompt(self.row(Split.WARMSTART, index)).images
@@ -135,11 +108,7 @@ class Geometry:
         Raises:
             SettingError: The answer format is not `steps`, the only one that small models learn.
         """
-        if self._settings.answer_format != "steps":
-            raise SettingError(
-                "'task.answer_format' is 'tags', for which there are no worked examples; a cold "
-                "start needs 'steps'."
-            )
+        check_worked("answer_format", self._settings.answer_format)
         problem = self.row(Split.WARMSTART, index)
         return _STEPS_QUESTION, FIGURES[problem.figure].steps(*problem.numbers)
 
@@ -176,15 +145,13 @@ class Geometry:
         )
 
     def _different(self, split: Split, count: int) -> list[Prompt]:
-        """The first `count` different problems of a split, or all there are."""
         problems = different(lambda index: self.row(split, index), count)
         return [self.prompt(problem) for problem in problems]
 
     def _draw(self, rng: np.random.Generator) -> Problem:
         """One random problem, of any split."""
         shares = rng.random(2).tolist()
-        level = self._settings.levels[sum(shares[0] >= edge for edge in self._edges)]
-        figures = self._figures[level]
+        figures = self._figures[self._levels.value_at(shares[0])]
         figure = figures[int(shares[1] * len(figures))]
         return Problem(figure.name, figure.numbers(rng), int(rng.integers(1 << 32)))
 

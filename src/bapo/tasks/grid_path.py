@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bapo.config import parse_section, setting
-from bapo.errors import SettingError
-from bapo.tasks.gym_problems import GymProblem, GymProblems, enough, hashed
+from bapo.tasks.gym_problems import GymProblem, GymProblems, hashed
+from bapo.tasks.made_up import MadeUpTask, check_worked
 from bapo.tasks.splits import Split
 from bapo.types import ChatMessage, Prompt
 
@@ -36,7 +36,7 @@ class GridPathSettings:
     seed: int = setting(0, "seed of the problems, apart from the run's seed", low=0)
 
 
-class GridPath:
+class GridPath(MadeUpTask):
     """The task; see the module docstring.
 
     Args:
@@ -46,11 +46,11 @@ class GridPath:
         SettingError: reasoning-gym is not installed.
     """
 
-    name: str = "grid-path"
     verifier: str = "bapo.reward.verifiers.grid_path:verify"
     alphabet: str = "OX*#/>RDLU\n"
 
     def __init__(self, settings: GridPathSettings) -> None:
+        super().__init__(settings.train_size, "widen the task's settings")
         self._settings = settings
         options = {
             **{"min_rows": settings.rows, "max_rows": settings.rows},
@@ -60,18 +60,13 @@ class GridPath:
         seed = settings.seed
         self._problems = GymProblems("shortest_path", options, seed, self._problem, cold_start=True)
 
-    def training_prompts(self) -> list[Prompt]:
-        """`train_size` different training problems.
+    @property
+    def name(self) -> str:
+        """`grid-path`."""
+        return "grid-path"
 
-        Raises:
-            DataError: The knobs do not leave so many.
-        """
-        count = self._settings.train_size
-        return enough(self._problems.different(Split.TRAINING, count), count, self.name)
-
-    def evaluation_prompts(self, count: int) -> list[Prompt]:
-        """The first `count` different held-out problems, fewer if there are not so many."""
-        return [problem.prompt for problem in self._problems.different(Split.EVALUATION, count)]
+    def _different(self, split: Split, count: int) -> list[Prompt]:
+        return [problem.prompt for problem in self._problems.different(split, count)]
 
     def worked_example(self, index: int) -> tuple[str, str]:
         """Prompt and shortest way of cold-start problem `index`.
@@ -79,11 +74,7 @@ class GridPath:
         Raises:
             SettingError: The answer format is not `steps`, the only one that small models learn.
         """
-        if self._settings.answer_format != "steps":
-            raise SettingError(
-                "'task.answer_format' is 'tags', for which there are no worked examples; a cold "
-                "start needs 'steps'."
-            )
+        check_worked("answer_format", self._settings.answer_format)
         problem = self._problems.nth(Split.WARMSTART, index)
         return str(problem.prompt.content), problem.solution
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from bapo.config import parse_section, setting
 from bapo.errors import SettingError
-from bapo.tasks.gym_problems import PREFIX, GymProblem, GymProblems, enough, hashed
+from bapo.tasks.gym_problems import PREFIX, GymProblem, GymProblems, hashed
+from bapo.tasks.made_up import MadeUpTask
 from bapo.tasks.splits import Split
 from bapo.types import ChatMessage, Prompt
 
@@ -37,7 +38,7 @@ class GymSettings:
     )
 
 
-class GymTask:
+class GymTask(MadeUpTask):
     """A task of reasoning-gym; see the module docstring.
 
     Args:
@@ -53,6 +54,7 @@ class GymTask:
 
     def __init__(self, dataset: str, settings: GymSettings, options: Mapping[str, Any]) -> None:
         self._dataset = dataset
+        super().__init__(settings.train_size, "widen the task's settings")
         self._settings = settings
         self._options = dict(options)
         self._problems = GymProblems(
@@ -64,18 +66,8 @@ class GymTask:
         """`gym:` and the gym's name."""
         return PREFIX + self._dataset
 
-    def training_prompts(self) -> list[Prompt]:
-        """`train_size` different training problems.
-
-        Raises:
-            DataError: The options do not leave so many.
-        """
-        count = self._settings.train_size
-        return enough(self._problems.different(Split.TRAINING, count), count, self.name)
-
-    def evaluation_prompts(self, count: int) -> list[Prompt]:
-        """The first `count` different held-out problems, fewer if there are not so many."""
-        return [problem.prompt for problem in self._problems.different(Split.EVALUATION, count)]
+    def _different(self, split: Split, count: int) -> list[Prompt]:
+        return [problem.prompt for problem in self._problems.different(split, count)]
 
     def _problem(self, row: Mapping[str, Any]) -> GymProblem:
         question = str(row["question"]).strip()

@@ -156,17 +156,3 @@ class GymProblems:
 def hashed(text: str) -> str:
     """A short name that follows from a text."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def enough(problems: Sequence[GymProblem], count: int, task: str) -> list[Prompt]:
-    """The prompts of training problems.
-
-    Raises:
-        DataError: There are fewer than `count`.
-    """
-    if len(problems) < count:
-        raise DataError(
-            f"Only {len(problems)} different training problems of '{task}' were found, but "
-            f"'task.train_size' is {count}; lower it, or widen the task's settings."
-        )
-    return [problem.prompt for problem in problems]

@@ -21,7 +21,8 @@ from typing import Any, Final
 import numpy as np
 
 from bapo.config import parse_section, setting
-from bapo.errors import DataError, SettingError
+from bapo.errors import DataError
+from bapo.tasks.made_up import MadeUpTask, check_different, check_worked
 from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
 from bapo.types import ChatMessage, Prompt
 
@@ -151,7 +152,7 @@ class Problem:
         return amount
 
 
-class Mathematics:
+class Mathematics(MadeUpTask):
     """The mathematics task; see the module docstring.
 
     Args:
@@ -164,8 +165,10 @@ class Mathematics:
     verifier: str = VERIFIER
 
     def __init__(self, settings: MathematicsSettings) -> None:
-        _check_different("levels", settings.levels, "[3, 4]")
-        _check_different("forms", settings.forms, "[story]")
+        check_different("levels", settings.levels, "[3, 4]")
+        check_different("forms", settings.forms, "[story]")
+        widen = "raise 'task.largest' or add a level to 'task.levels'"
+        super().__init__(settings.train_size, widen)
         self._settings = settings
 
     @property
@@ -183,36 +186,13 @@ class Mathematics:
         named = [*_NAMES, *(f" {name}" for name in _NAMES), *(f" {thing}" for thing in _THINGS)]
         return [*"0123456789+-*/=().?} \n", _BOXED, *sorted({*words, *named})]
 
-    def training_prompts(self) -> list[Prompt]:
-        """`train_size` different training problems.
-
-        Raises:
-            DataError: The knobs do not leave so many.
-        """
-        count = self._settings.train_size
-        prompts = self._different(Split.TRAINING, count)
-        if len(prompts) < count:
-            raise DataError(
-                f"Only {len(prompts)} different problems were found where 'task.train_size' asks "
-                f"for {count}; lower it, raise 'task.largest' or add a level to 'task.levels'."
-            )
-        return prompts
-
-    def evaluation_prompts(self, count: int) -> list[Prompt]:
-        """The first `count` different held-out problems, fewer if there are not so many."""
-        return self._different(Split.EVALUATION, count)
-
     def worked_example(self, index: int) -> tuple[str, str]:
         r"""Prompt and worked solution of cold-start problem `index`, ending in `\boxed{57}`.
 
         Raises:
             SettingError: The prompts are chats, for which there is no small model.
         """
-        if self._settings.prompt_format != "steps":
-            raise SettingError(
-                "'task.prompt_format' is 'chat', for which there are no worked examples; a cold "
-                "start needs 'steps'."
-            )
+        check_worked("prompt_format", self._settings.prompt_format)
         problem = self.row(Split.WARMSTART, index)
         return steps_prompt(problem), worked_solution(problem)
 
@@ -297,14 +277,6 @@ def _expression(start: int, events: Sequence[Event], pick: Callable[[Sequence[An
             text += event.kind[0] + (f"{event.n}*{event.m}" if event.m else str(event.n))
             is_sum = True
     return _EXPRESSION.format(expression=text)
-
-
-def _check_different(name: str, values: Sequence[Any], example: str) -> None:
-    if not values or len(set(values)) < len(values):
-        raise SettingError(
-            f"'task.{name}' is {list(values)}, but must be a list of different ones, such as "
-            f"{example}."
-        )
 
 
 def steps_prompt(problem: Problem) -> str:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from bapo.config import parse_section, setting
 from bapo.errors import SettingError
-from bapo.tasks.gym_problems import GymProblem, GymProblems, enough
+from bapo.tasks.gym_problems import GymProblem, GymProblems
+from bapo.tasks.made_up import MadeUpTask, check_worked
 from bapo.tasks.splits import Split
 from bapo.types import ChatMessage, Prompt
 
@@ -37,7 +38,7 @@ class RushHourSettings:
     seed: int = setting(0, "seed of the problems, apart from the run's seed", low=0)
 
 
-class RushHour:
+class RushHour(MadeUpTask):
     """The task; see the module docstring.
 
     Args:
@@ -47,7 +48,6 @@ class RushHour:
         SettingError: reasoning-gym is not installed, or the knobs do not fit together.
     """
 
-    name: str = "rush-hour"
     verifier: str = "bapo.reward.verifiers.rush_hour:verify"
     alphabet: str = "oxABCDEFGHIJKLMNOPQRSTUVWXYZ+-0123456789 \n"
 
@@ -57,24 +57,20 @@ class RushHour:
                 f"'task.fewest_slides' is {settings.fewest_slides}, above 'task.most_slides' "
                 f"({settings.most_slides}); swap them."
             )
+        super().__init__(settings.train_size, "widen the task's settings")
         self._settings = settings
         options = {"min_moves": settings.fewest_slides, "max_moves": settings.most_slides}
         self._problems = GymProblems(
             "rush_hour", options, settings.seed, self._problem, cold_start=True
         )
 
-    def training_prompts(self) -> list[Prompt]:
-        """`train_size` different training problems.
+    @property
+    def name(self) -> str:
+        """`rush-hour`."""
+        return "rush-hour"
 
-        Raises:
-            DataError: The knobs do not leave so many.
-        """
-        count = self._settings.train_size
-        return enough(self._problems.different(Split.TRAINING, count), count, self.name)
-
-    def evaluation_prompts(self, count: int) -> list[Prompt]:
-        """The first `count` different held-out problems, fewer if there are not so many."""
-        return [problem.prompt for problem in self._problems.different(Split.EVALUATION, count)]
+    def _different(self, split: Split, count: int) -> list[Prompt]:
+        return [problem.prompt for problem in self._problems.different(split, count)]
 
     def worked_example(self, index: int) -> tuple[str, str]:
         """Prompt and shortest plan of cold-start problem `index`; boards come again and again.
@@ -82,11 +78,7 @@ class RushHour:
         Raises:
             SettingError: The answer format is not `steps`, the only one that small models learn.
         """
-        if self._settings.answer_format != "steps":
-            raise SettingError(
-                "'task.answer_format' is 'tags', for which there are no worked examples; a cold "
-                "start needs 'steps'."
-            )
+        check_worked("answer_format", self._settings.answer_format)
         problem = self._problems.nth(Split.WARMSTART, index)
         return str(problem.prompt.content), shortest_plan(problem.identity)
 

@@ -194,7 +194,7 @@ def test_weights_shift_the_mix():
     [
         ({"numbers": []}, "'task.numbers' is []"),
         ({"numbers": [3, 3]}, "'task.numbers' is [3, 3]"),
-        ({"weights": [1.0]}, "'task.weights' is [1.0] for the counts [3, 4]"),
+        ({"weights": [1.0]}, "'task.weights' is [1.0] for the values [3, 4] of 'task.numbers'"),
         ({"weights": [0, 0]}, "not all zero"),
         ({"weights": [1e308, 1e308]}, "one finite share for each"),
         ({"target_low": 50, "target_high": 49}, "'task.target_low' is 50, above"),
@@ -223,7 +223,7 @@ def test_asking_for_more_training_problems_than_there_are_names_the_number_there
     assert len(every) == 10
     there = sum(problem.split is Split.TRAINING for problem in every)
     assert 0 < there < 10
-    with pytest.raises(DataError, match=f"^Only {there} different Countdown problems"):
+    with pytest.raises(DataError, match=f"^Only {there} different training problems of 'CD-"):
         task.training_prompts()
 
 

@@ -123,8 +123,8 @@ def test_levels_are_those_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": []}, "must be a list of different levels"),
-        ({"levels": [1, 1]}, "must be a list of different levels"),
+        ({"levels": []}, "must be a list of different ones"),
+        ({"levels": [1, 1]}, "must be a list of different ones"),
         ({"weights": [1, 2]}, "one finite share for each"),
         ({"levels": [1], "weights": [0]}, "one finite share for each"),
         ({"picture_size": 20}, "picture_size"),

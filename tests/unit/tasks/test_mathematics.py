@@ -150,7 +150,9 @@ def test_bad_knobs_are_said_in_one_sentence():
     with pytest.raises(SettingError, match=r"'task\.forms' is"):
         build_mathematics({"forms": ["story", "story"]})
     few = {"levels": [1], "forms": ["expression"], "largest": 9, "train_size": 5000}
-    with pytest.raises(DataError, match=r"Only \d+ different problems were found"):
+    with pytest.raises(
+        DataError, match=r"Only \d+ different training problems of 'math-1' were found"
+    ):
         build_mathematics(few).training_prompts()
 
 
