@@ -62,6 +62,16 @@ class MicroBatch:
     temperatures: Tensor
     is_current: Tensor
 
+    def before_targets(self, outputs: Tensor) -> Tensor:
+        """`(M, D)` what predicts the targets.
+
+        Args:
+            outputs: `(N, L - first, D)` the model's, or `(N, L, D)` where it takes no notice of
+                `logits_to_keep`, as some image-text models do.
+        """
+        needed = outputs[:, self.first - self.token_ids.shape[1] :]
+        return needed.flatten(0, 1)[self.places]
+
 
 def micro_batches(
     rows: Sequence[Row],

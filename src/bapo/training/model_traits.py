@@ -149,7 +149,7 @@ def _log_softmax(
             logits_to_keep=micro.token_ids.shape[1] - micro.first,
             **attention_inputs(micro, _mask_dtype(model)),
         ).logits
-    outputs = outputs.flatten(0, 1)[micro.places]
+    outputs = micro.before_targets(outputs)
     if head is not None:
         outputs = functional.linear(outputs, head.weight, head.bias)
     parts = torch.log_softmax(outputs.float(), dim=-1).split(

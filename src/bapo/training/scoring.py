@@ -96,7 +96,7 @@ class Scorer:
                 **attention_inputs(micro, self._mask_dtype),
                 **self._shown(micro),
             ).logits
-            found = self._targets(micro, outputs.flatten(0, 1)[micro.places], entropy)
+            found = self._targets(micro, micro.before_targets(outputs), entropy)
         return TokenLogps(_laid_out(micro, found.logps), _laid_out(micro, found.entropy))
 
     def _shown(self, micro: MicroBatch) -> Mapping[str, Any]:

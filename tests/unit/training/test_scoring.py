@@ -276,6 +276,18 @@ def test_layers_are_in_training_mode_only_while_they_are_checkpointed():
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_a_model_that_gives_logits_of_all_tokens_whatever_it_is_asked_for_is_scored_alike(share):
+    """Some swallow `logits_to_keep` among other arguments, and nothing says so."""
+    model = model_of("llama")
+    batch = long_prompt_batch(model)
+    plain = update_of(copy.deepcopy(model), batch, share_prompts=share)
+    deaf = copy.deepcopy(model)
+    forward = deaf.forward
+    deaf.forward = lambda *, logits_to_keep, **arguments: forward(**arguments)
+    assert_same_update(update_of(deaf, batch, share_prompts=share), plain, 1e-6)
+
+
 def test_a_model_without_a_linear_head_is_scored_through_its_own():
     """A head of two layers is used as it is, and the update is the same."""
     model = model_of("llama")
