@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bapo.errors import DataError, ModelError, SettingError
+from bapo.rollout.chat import through_template
 from bapo.rollout.pictures import PictureReader
 from bapo.types import ChatMessage, IntArray, Prompt
 
@@ -154,25 +154,16 @@ class PromptEncoder:
         return encoded["input_ids"]
 
     def _chat(self, prompt_id: str, chat: Sequence[ChatMessage]) -> list[int]:
-        if not self.tokenizer.chat_template:
-            raise ModelError(
-                f"The prompt '{prompt_id}' is a chat, but the model's tokenizer has no chat "
-                "template; use an instruction model or plain-text prompts."
-            )
-        messages: Any = [{"role": turn.role, "content": turn.content} for turn in chat]
-        try:
-            encoded: Any = self.tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                **self._chat_values,
-            )
-        except TemplateError as error:  # templates run in a sandbox, which may refuse them
-            raise ModelError(
-                f"The chat template of the model's tokenizer refuses the prompt '{prompt_id}' "
-                f"({str(error).rstrip('.')}); correct the template or the prompt."
-            ) from error
+        encoded = through_template(
+            self.tokenizer,
+            "tokenizer",
+            prompt_id,
+            [{"role": turn.role, "content": turn.content} for turn in chat],
+            self.tokenizer.chat_template,
+            tokenize=True,
+            return_dict=True,
+            **self._chat_values,
+        )
         return encoded["input_ids"]
 
     def _start_tokens(self) -> list[Any]:

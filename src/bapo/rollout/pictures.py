@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from bapo.errors import DataError, ModelError
+from bapo.errors import DataError
+from bapo.rollout.chat import through_template
 from bapo.rollout.processors import picture_token_ids
 from bapo.types import IMAGE_MARK, ImageReference, IntArray, Prompt
 
@@ -209,30 +209,21 @@ class PictureReader:
 
     def _chat_text(self, prompt: Prompt, chat_values: Mapping[str, Any]) -> str:
         template = self._processor.chat_template or self._processor.tokenizer.chat_template
-        if not template:
-            raise ModelError(
-                f"The prompt '{prompt.prompt_id}' is a chat, but the model's processor has no chat "
-                "template; use an instruction model or plain-text prompts."
-            )
         messages = [
             {"role": turn.role, "content": _parts(turn.content, bool(prompt.images))}
             for turn in prompt.content
             if not isinstance(turn, str)
         ]
-        try:
-            return self._processor.apply_chat_template(
-                messages,
-                chat_template=template,
-                add_generation_prompt=True,
-                tokenize=False,
-                **chat_values,
-            )
-        except TemplateError as error:  # templates run in a sandbox, which may refuse them
-            raise ModelError(
-                f"The chat template of the model's processor refuses the prompt "
-                f"'{prompt.prompt_id}' ({str(error).rstrip('.')}); correct the template or the "
-                "prompt."
-            ) from error
+        return through_template(
+            self._processor,
+            "processor",
+            prompt.prompt_id,
+            messages,
+            template,
+            chat_template=template,
+            tokenize=False,
+            **chat_values,
+        )
 
     def _pixels(self, shown: Shown) -> dict[str, Tensor]:
         if shown not in self._cache:
