@@ -110,6 +110,11 @@ def tiles(variant: Variant) -> list[Tile]:
         spread = outcome.ratio_spread
         detail = f"{spread_name(variant)}: {spread.low:.2f} to {spread.high:.2f}" if spread else ""
         shown.append(Tile("times the base's accuracy", f"{outcome.ratio:.2f}×", detail))
+    samples, after = _pass_at_k(variant, trained=True)
+    if samples > 1:
+        before = _pass_at_k(variant, trained=False)[1]
+        base = "" if math.isnan(before) else f"the base: {percent(before)}"
+        shown.append(Tile(f"held-out pass@{samples}", percent(after), base))
     solved = solved_share(variant)
     if solved is not None:
         # A gain without its control would count luck as learning, so they stand together.
@@ -133,6 +138,20 @@ def tiles(variant: Variant) -> list[Tile]:
         detail = f"{_steps(variant)}, evaluation not counted"
         shown.append(Tile("of training", minutes(seconds), detail))
     return shown
+
+
+def _pass_at_k(variant: Variant, *, trained: bool) -> tuple[int, float]:
+    """K, and the mean over the seeds of pass@K; 0 and NaN where none has it.
+
+    Args:
+        variant: The runs.
+        trained: Of the newest trained policy, not of the base.
+    """
+    points = [before_and_after(run)[trained] for run in variant.runs]
+    known = [point for point in points if point and not math.isnan(point.pass_at_k)]
+    if not known:
+        return 0, math.nan
+    return known[0].samples, float(np.mean([point.pass_at_k for point in known]))
 
 
 def _steps(variant: Variant) -> str:
@@ -186,11 +205,9 @@ def _comparison_cells(variant: Variant, outcome: Outcome, budget: float) -> dict
     }
     if not math.isnan(budget):
         cells[f"within {count(budget)} rollouts"] = percent(accuracy_within(variant, budget))
-    afters = [after for run in variant.runs if (after := before_and_after(run)[1])]
-    known = [point for point in afters if not math.isnan(point.pass_at_k)]
-    if known:
-        mean = float(np.mean([point.pass_at_k for point in known]))
-        cells[f"pass@{known[0].samples} after"] = percent(mean)
+    samples, share = _pass_at_k(variant, trained=True)
+    if samples:
+        cells[f"pass@{samples} after"] = percent(share)
     return cells | {
         "unsolved solved": percent(solved.share) if solved else NOT_MEASURED,
         "by base again": percent(solved.control) if solved else NOT_MEASURED,

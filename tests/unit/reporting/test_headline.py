@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,29 @@ def test_a_base_with_nothing_right_has_no_ratio() -> None:
         "rollouts",
         "of training",
     ]
+
+
+def test_pass_at_k_stands_beside_that_of_the_base() -> None:
+    shares = ([0.2, 0.4, 0.5], [0.4, 0.4, 0.6])
+    runs = variant("bapo", [0.1, 0.1, 0.2], [0.1, 0.2, 0.3]).runs
+    measured = tuple(
+        replace(
+            run,
+            evaluations=tuple(
+                {**line, "samples": 4, "pass_at_k": share}
+                for line, share in zip(run.evaluations, of_run, strict=True)
+            ),
+        )
+        for run, of_run in zip(runs, shares, strict=True)
+    )
+    (tile,) = [
+        tile for tile in tiles(Variant("bapo", "bapo", measured)) if tile.label.startswith("held")
+    ]
+    assert (tile.label, tile.value, tile.detail) == (
+        "held-out pass@4",
+        "55.0\u00a0%",
+        "the base: 30.0\u00a0%",
+    )
 
 
 def test_a_run_without_any_evaluation_claims_nothing() -> None:
