@@ -13,7 +13,6 @@ import sys
 import huggingface_hub.constants
 import pytest
 
-from bapo.cli import main
 from tests.rollout_models import save_policy, tiny_model
 
 VERIFIERS = """
@@ -99,20 +98,9 @@ def place(tmp_path, monkeypatch, saved_model):
 
 
 @pytest.fixture
-def bapo(place, monkeypatch, capsys):
-    """Runs the command line in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bapo", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
+def bapo(bapo, place):
+    """The command line, in that folder."""
+    return bapo
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from bapo.cli import main
 from tests.resumable_runs import json_lines, make_ingredients
 
 QUICK = (
@@ -18,17 +17,13 @@ def verify(completions, sign, **columns):
 
 
 @pytest.fixture
-def bapo(monkeypatch, capsys):
+def bapo(bapo, monkeypatch):
+    """The command line; what it says on stderr is on one line."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bapo", *map(str, arguments)])
-        monkeypatch.delenv("COLUMNS", raising=False)
-        code = 0
-        try:
-            main()
-        except SystemExit as leave:
-            code = leave.code or 0
-        said = capsys.readouterr()
-        return code, said.out, " ".join(said.err.split())
+        code, out, err = bapo(*arguments)
+        return code, out, " ".join(err.split())
 
     return run
 

@@ -1,10 +1,7 @@
 """Bad rows through the real command line: set aside and said, or one sentence with `--strict`."""
 
-import sys
-
 import pytest
 
-from bapo.cli import main
 from tests.resumable_runs import json_lines, make_ingredients
 
 QUICK = (
@@ -14,7 +11,7 @@ QUICK = (
 
 
 @pytest.fixture
-def bapo(tmp_path, monkeypatch, capsys):
+def bapo(bapo, tmp_path):
     """Trains on data with one row that is not JSON and one that is too long."""
     recipe = make_ingredients(tmp_path)
     with (tmp_path / "train.jsonl").open("a") as file:
@@ -23,15 +20,8 @@ def bapo(tmp_path, monkeypatch, capsys):
         file.write('{"id": "wide", "prompt": "' + "2" * 200 + '", "sign": "1"}\n' * 1)
 
     def train(*arguments):
-        command = ["bapo", "train", str(recipe), *QUICK, *arguments]
-        monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "run")])
-        code = 0
-        try:
-            main()
-        except SystemExit as leave:
-            code = leave.code or 0
-        said = capsys.readouterr()
-        return code, " ".join(said.out.split()), " ".join(said.err.split())
+        code, out, err = bapo("train", recipe, *QUICK, *arguments, "--output", tmp_path / "run")
+        return code, " ".join(out.split()), " ".join(err.split())
 
     return train
 

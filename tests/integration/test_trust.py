@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import shutil
-import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -18,7 +17,6 @@ import torch
 import yaml
 from transformers import dynamic_module_utils
 
-from bapo.cli import main
 from bapo.config.settings import ModelSettings, TaskSettings
 from bapo.errors import BapoError, DataError, ModelError, RunFolderError
 from bapo.reporting import summarise_run, write_report
@@ -74,23 +72,6 @@ def finished(ingredients, tmp_path_factory):
 def run(finished, tmp_path):
     """A run folder, to be spoiled."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture
-def bapo(monkeypatch, capsys):
-    """The command line in this process: exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bapo", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as leave:
-            code = leave.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 YAML = (
