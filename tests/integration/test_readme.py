@@ -40,22 +40,34 @@ def script():
     return block
 
 
-def test_the_script_trains_measures_and_reports(tmp_path, chat_model):
-    (tmp_path / "products.py").write_text(script(), encoding="utf-8")
+def run_script(folder, *overrides):
+    """What the script prints, run in a folder."""
+    (folder / "products.py").write_text(script(), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "products.py", f"model={chat_model}", *SMALL],
-        cwd=tmp_path,
+        [sys.executable, "products.py", *overrides],
+        cwd=folder,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert "look at report.html" in done.stdout
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!")
-    lines = (tmp_path / "runs/products/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return done.stdout
+
+
+def test_the_script_trains_measures_and_reports_as_often_as_it_is_run(tmp_path, chat_model):
+    small = (f"model={chat_model}", *SMALL)
+    said = run_script(tmp_path, *small)
+    assert "products: training" in said
+    assert "products: step 2/2  correct" in said
+    (run,) = tmp_path.glob("runs/products-*")
+    assert f"look at {run.relative_to(tmp_path)}/report.html" in said
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!")
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
     assert [line["step"] for line in metrics] == [1, 2]
+    run_script(tmp_path, *small, "steps=1")
+    assert len(list(tmp_path.glob("runs/products-*/summary.json"))) == 2
     assert [line["verdicts_ok"] for line in metrics] == [line["rollouts"] for line in metrics]
     assert len((tmp_path / "products.jsonl").read_text(encoding="utf-8").splitlines()) == 29 * 29
 

@@ -35,7 +35,7 @@ def compare(
     idle: list[str] = []
     for index, (resolved, folder) in enumerate(plan, start=1):
         title = f"{index}/{len(plan)} {resolved.algorithm} seed {resolved.seed}"
-        with TerminalProgress(title, console) as progress:
+        with TerminalProgress(title) as progress:
             summary = train_unless_finished(resolved, folder, progress)
         if summary is None:
             console.print(f"{title}: finished before, kept")

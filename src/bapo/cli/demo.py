@@ -39,7 +39,7 @@ def demo(
         "A small model that fails most of these planning problems is trained with BAPO. "
         f"The run is written to [bold]{folder}[/]."
     )
-    with TerminalProgress("bapo", console) as progress:
+    with TerminalProgress("bapo") as progress:
         try:
             summary = train(recipe, folder, resume=resume, progress=progress)
         except RunInterruptedError as error:

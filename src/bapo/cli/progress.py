@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bapo.cli.options import console as terminal
 from bapo.cli.options import harmless
 from bapo.evaluation import Evaluation
 from bapo.training import Metric
@@ -33,10 +34,10 @@ class TerminalProgress:
 
     Args:
         title: What stands before the bar.
-        console: Where it is shown.
+        console: Where it is shown; the terminal.
     """
 
-    def __init__(self, title: str, console: Console) -> None:
+    def __init__(self, title: str, console: Console = terminal) -> None:
         self._console = console
         self._title = title
         self._bar = Progress(

@@ -35,7 +35,7 @@ def train(
     from bapo.training import train as run_training
 
     quiet_libraries()
-    with TerminalProgress(resolved.algorithm, console) as progress:
+    with TerminalProgress(resolved.algorithm) as progress:
         summary = run_training(resolved, output, resume=resume, progress=progress)
     console.print(
         f"Held-out pass@1: {percent(summary['held_out_before'])} before, "
