@@ -208,22 +208,11 @@ def _metrics(
     generator: np.random.Generator,
     state: Mapping[str, float],
 ) -> dict[str, Any]:
-    buffers = script.algorithm.startswith("bapo")
     rollouts = (counts["sampled_fresh"] + counts["sampled_retried"]) * script.group_size
     length = 21 + 2 * generator.random()
     trained = (counts["fresh"] + counts["retried"] + counts["reused"]) * script.group_size * length
     noise = generator.lognormal(0, 0.08, 8)
-    share = rollouts / (script.batch_groups * script.group_size)
-    seconds = {
-        "rollout": 0.31 * share * noise[0],
-        "reward": 0.03 * share * noise[1],
-        "adaptation": 0.002 * noise[2],
-        "proximal": 0.14 * noise[3],
-        "update": 0.45 * trained / (script.batch_groups * script.group_size * 22) * noise[4],
-        "sync": 0.01 * noise[5],
-        "checkpoint": 0.2 if step % 5 == 0 else 0.0,
-    }
-    seconds = {name: value * script.seconds_a_step for name, value in seconds.items()}
+    seconds = _seconds(script, step, rollouts, trained, noise)
     delayed = script.algorithm not in ("grpo", "dapo")
     stale = (step - 1) % 5 if delayed else 0
     return {
@@ -236,25 +225,10 @@ def _metrics(
         "seconds": sum(seconds.values()) * 1.02,
         **{f"seconds_{name}": value for name, value in seconds.items()},
         **{f"groups_{name}": value for name, value in counts.items()},
-        "hard_buffer_size": hard,
-        "hard_buffer_evicted": 0,
-        "reuse_buffer_size": int(state["reuse"]),
-        "reuse_buffer_evicted": 0,
-        "buffer_megabytes": 0.02 * int(state["reuse"]),
-        "reuse_low": 0.375 * state["r"] if buffers else None,
-        "reuse_high": 0.25 + 0.25 * state["r"] if buffers else None,
-        "reuse_window": 3,
-        "behavior_delay": 5,
-        "policy_strength": state["r"] if buffers else None,
-        "prompts_retired": 0,
+        **_buffers(script, hard, state),
         "correctness_fresh": rate,
         "correctness_retried": 0.06 + 0.5 * rate if counts["sampled_retried"] else None,
-        "sampler_gap": 1e-6,
-        "staleness_mean": stale + 0.6 * counts["reused"] / script.batch_groups,
-        "importance_cap": 3.0,
-        "importance_weight_mean": 1.0 + 0.01 * stale * noise[6],
-        "importance_weight_truncated_share": 0.0008 * stale * noise[6],
-        "ratio_clipped_share": 0.012 * noise[7],
+        **_policy(script, counts, stale, noise),
         "entropy": 0.42 * (1 - 0.5 * step / script.steps) * noise[5],
         "kl_behavior": 0.002 * (1 + stale) * noise[4],
         **_bound(counts, stale, generator),
@@ -271,6 +245,54 @@ def _metrics(
         "verdicts_error": 0,
         "completion_tokens_mean": length,
         "truncated_share": 0.03 * (1 - step / script.steps / 2) * noise[0],
+    }
+
+
+def _seconds(
+    script: Script, step: int, rollouts: int, trained: float, noise: np.ndarray
+) -> dict[str, float]:
+    """Seconds of each phase; `trained` counts the tokens learned from."""
+    share = rollouts / (script.batch_groups * script.group_size)
+    seconds = {
+        "rollout": 0.31 * share * noise[0],
+        "reward": 0.03 * share * noise[1],
+        "adaptation": 0.002 * noise[2],
+        "proximal": 0.14 * noise[3],
+        "update": 0.45 * trained / (script.batch_groups * script.group_size * 22) * noise[4],
+        "sync": 0.01 * noise[5],
+        "checkpoint": 0.2 if step % 5 == 0 else 0.0,
+    }
+    return {name: value * script.seconds_a_step for name, value in seconds.items()}
+
+
+def _buffers(script: Script, hard: int, state: Mapping[str, float]) -> dict[str, Any]:
+    buffers = script.algorithm.startswith("bapo")
+    return {
+        "hard_buffer_size": hard,
+        "hard_buffer_evicted": 0,
+        "reuse_buffer_size": int(state["reuse"]),
+        "reuse_buffer_evicted": 0,
+        "buffer_megabytes": 0.02 * int(state["reuse"]),
+        "reuse_low": 0.375 * state["r"] if buffers else None,
+        "reuse_high": 0.25 + 0.25 * state["r"] if buffers else None,
+        "reuse_window": 3,
+        "behavior_delay": 5,
+        "policy_strength": state["r"] if buffers else None,
+        "prompts_retired": 0,
+    }
+
+
+def _policy(
+    script: Script, counts: Mapping[str, int], stale: int, noise: np.ndarray
+) -> dict[str, Any]:
+    """How far the policies are apart, and what follows from it."""
+    return {
+        "sampler_gap": 1e-6,
+        "staleness_mean": stale + 0.6 * counts["reused"] / script.batch_groups,
+        "importance_cap": 3.0,
+        "importance_weight_mean": 1.0 + 0.01 * stale * noise[6],
+        "importance_weight_truncated_share": 0.0008 * stale * noise[6],
+        "ratio_clipped_share": 0.012 * noise[7],
     }
 
 
