@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe, resolve_recipe
 from bapo.rollout import EmbeddedEngine, Policy, ScoreRow
-from bapo.rollout.engine import OnRollout
+from bapo.rollout.engine import OnRollout, seeds_of
 from bapo.rollout.versions import VersionedWeights
 from bapo.training import Learner, Loop, PromptStream, StepRecord
 from bapo.training.policy_sync import EnginePolicies
@@ -142,15 +142,15 @@ class SoftmaxTableEngine:
         version: int,
         group_size: int,
         step: int,
-        seed: int,
+        seed: int | Sequence[int],
         temperature: float,
         on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         logps = self._logps(version)
         rollouts = []
-        for prompt in prompts:
+        for prompt, own in zip(prompts, seeds_of(seed, len(prompts)), strict=True):
             row = int(prompt.columns["row"])
-            generator = np.random.default_rng([seed, step, row])
+            generator = np.random.default_rng([own, step, row])
             edges = np.exp(logps[row]).cumsum()
             drawn = np.searchsorted(edges / edges[-1], generator.random(group_size), side="right")
             rollouts.append(

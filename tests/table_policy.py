@@ -16,7 +16,7 @@ from torch import Tensor
 from bapo.adaptation import Adaptation
 from bapo.config import Recipe, resolve_recipe
 from bapo.rollout import ScoreRow
-from bapo.rollout.engine import OnRollout
+from bapo.rollout.engine import OnRollout, seeds_of
 from bapo.rollout.versions import VersionedWeights
 from bapo.training import Loop, UpdateReport
 from bapo.training.batching import Row
@@ -41,7 +41,7 @@ class Asked:
     prompt_ids: tuple[str, ...]
     version: int
     step: int
-    seed: int
+    seeds: tuple[int, ...]
 
 
 class CountingModule(torch.nn.Module):
@@ -104,12 +104,12 @@ class TableEngine:
         version: int,
         group_size: int,
         step: int,
-        seed: int,
+        seed: int | Sequence[int],
         temperature: float,
         on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         names = tuple(prompt.prompt_id for prompt in prompts)
-        self.asked.append(Asked(names, version, step, seed))
+        self.asked.append(Asked(names, version, step, tuple(seeds_of(seed, len(prompts)))))
         with self._weights.using(version):
             count = int(self._module.count.item())
         patterns = [self.table[name, count] for name in names]

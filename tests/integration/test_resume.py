@@ -140,6 +140,25 @@ def test_what_steers_the_buffers_survives_dying_twice(ingredients, tmp_path, cha
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_steps_that_sample_fresh_and_hard_prompts_together_survive_dying(ingredients, tmp_path):
+    """Steps 4 and 8 draw prompts that they ask again, and are done again from steps 3 and 6."""
+    recipe = recipe_of(ingredients, "adaptation.behavior_sync_every=1")
+    train(recipe, tmp_path / "whole")
+    asked = {
+        source: {
+            (line["step"], line["prompt_id"])
+            for line in json_lines(tmp_path / "whole" / "ledger.jsonl")
+            if line["kind"] == "group" and line["source"] == source
+        }
+        for source in ("fresh", "retried")
+    }
+    assert {4, 8} <= {step for step, _ in asked["fresh"] & asked["retried"]}
+    die_after(4, recipe, tmp_path / "run")
+    die_after(8, recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_run_that_died_in_its_last_measurement_is_measured_and_finished(
     ingredients, finished, tmp_path
 ):

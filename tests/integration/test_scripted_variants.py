@@ -170,6 +170,48 @@ def test_reuse_retried_lets_retried_groups_be_reused():
     assert records[2].metrics["staleness_mean"] == 1
 
 
+def calls_of(loop):
+    return ["".join(call.prompt_ids) + f"@{call.version}" for call in loop.engine.asked]
+
+
+def test_hard_prompts_are_asked_with_the_first_fresh_ones_and_not_with_further_rounds():
+    """a is hard after step 1; step 2 draws it and asks it again, with other random numbers."""
+    loop = make_loop(
+        "a0@0 b4@0 c2@0 d2@0 a3@1 e4@1 f2@1 g2@1",
+        "a b c d a e f g",
+        adaptation=RETRIES | {"max_resample_rounds": 1},
+    )
+    records = [loop.advance() for _ in range(2)]
+    assert calls_of(loop) == ["ab@0", "cd@0", "aea@1", "fg@1"]
+    fresh, again, retried = loop.engine.asked[2].seeds
+    assert fresh == again != retried
+    assert loop.engine.asked[3].seeds == (fresh, fresh)
+    assert fates_of(records[1])["fresh a"] is GroupOutcome.TRAINED
+    assert fates_of(records[1])["retried a"] is GroupOutcome.DUPLICATE
+    assert records[1].metrics["groups_sampled_fresh"] == 4
+    assert records[1].metrics["groups_sampled_retried"] == 1
+
+
+def test_a_sync_brought_forward_lets_hard_prompts_share_the_call_of_that_step():
+    """v = 5, but step 1 asks for a sync; at the retries of step 4 the weights are apart again."""
+    loop = make_loop(
+        "a0@0 b4@0 a0@1 c4@1 d4@1 e4@1 f4@1 g4@1 h4@1 a0@3",
+        "a b c d e f g h",
+        adaptation=RETRIES | {"behavior_sync_every": 5},
+    )
+    update = loop.learner.update
+
+    def update_held_by_age(batch, **options):
+        report = update(batch, **options)
+        report.is_held_by_age = batch.step == 1
+        return report
+
+    loop.learner.update = update_held_by_age
+    for _ in range(4):
+        loop.advance()
+    assert calls_of(loop) == ["ab@0", "cda@1", "ef@1", "gh@1", "a@3"]
+
+
 def test_the_run_stops_when_too_many_verdicts_are_not_ok_and_nothing_is_learned():
     """With a limit of one half one of two groups may be lost, however many of its verdicts are
     bad; both may not, even by one verdict each."""

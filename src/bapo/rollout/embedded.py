@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from bapo.config.settings import RolloutSettings
 from bapo.rollout.batching import pad_right
 from bapo.rollout.encoding import PromptEncoder
-from bapo.rollout.engine import OnRollout, ScoreRow
+from bapo.rollout.engine import OnRollout, ScoreRow, seeds_of
 from bapo.rollout.loading import Policy
 from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.randomness import completion_key
@@ -129,7 +129,7 @@ class EmbeddedEngine:
         version: int,
         group_size: int,
         step: int,
-        seed: int,
+        seed: int | Sequence[int],
         temperature: float,
         on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
@@ -139,15 +139,17 @@ class EmbeddedEngine:
             DataError: A prompt has no tokens or too many.
             StaleEngineError: The version is not held, or its shared tensors were changed.
             RunStoppedError: The weights give log-probabilities that are not finite.
+            ValueError: There are not as many seeds as prompts.
         """
+        seeds = seeds_of(seed, len(prompts))
         if not prompts:
             return []
         encoded = [self._encoder.encode(prompt) for prompt in prompts]
         if any(not 1 <= len(ids) <= self._encoder.limit for ids in encoded):
             self._encoder.check(prompts)
         keys = [
-            [completion_key(seed, step, prompt.prompt_id, index) for index in range(group_size)]
-            for prompt in prompts
+            [completion_key(own, step, prompt.prompt_id, index) for index in range(group_size)]
+            for prompt, own in zip(prompts, seeds, strict=True)
         ]
         made: dict[int, Rollout] = {}
 

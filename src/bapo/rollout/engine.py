@@ -64,27 +64,29 @@ class Engine(Protocol):
         version: int,
         group_size: int,
         step: int,
-        seed: int,
+        seed: int | Sequence[int],
         temperature: float,
         on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         """Samples a group for each prompt, in the order of the prompts.
 
-        A completion follows from the weights, its prompt, `seed`, `step`, and its place in its
-        group alone, and not from what else is sampled in the same call.
+        A completion follows from the weights, its prompt, its seed, `step`, and its place in its
+        group alone, and not from what else is sampled in the same call. A prompt that is given
+        twice has to have two seeds, or its two groups are the same.
 
         Args:
             prompts: What to sample for.
             version: The policy version to sample from.
             group_size: Completions per prompt, at least 1.
             step: The training step, which goes into the random numbers and the record.
-            seed: The run's seed.
+            seed: One for all prompts, or one for each.
             temperature: Above 0.
             on_rollout: Called once with every rollout that is returned, as soon as its last
                 completion has ended, in any order; an engine may call it only at the end.
 
         Raises:
             StaleEngineError: The version is not held.
+            ValueError: There are not as many seeds as prompts.
         """
         ...
 
@@ -105,3 +107,16 @@ class Engine(Protocol):
             StaleEngineError: The version is not held.
         """
         ...
+
+
+def seeds_of(seed: int | Sequence[int], count: int) -> Sequence[int]:
+    """The seed of each of some prompts, from what `Engine.sample` was given.
+
+    Raises:
+        ValueError: There are not as many seeds as prompts.
+    """
+    if isinstance(seed, int):
+        return [seed] * count
+    if len(seed) != count:
+        raise ValueError(f"There are {len(seed)} seeds for {count} prompts.")
+    return seed

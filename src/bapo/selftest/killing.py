@@ -113,7 +113,7 @@ def _after_rename(function: Callable[..., Any], visit: Visit) -> Callable[..., A
 
 
 POINTS: dict[str, tuple[str, str, Wrapper]] = {
-    "before-rollout": ("bapo.training.loop", "Loop._sample_fresh", _before),
+    "before-rollout": ("bapo.training.loop", "Loop._sample_groups", _before),
     "while-sampling": ("bapo.rollout.live", "LiveBatch.record", _before),
     "while-verifying": ("bapo.reward.pool", "VerifierPool.collect", _before),
     "after-verdicts": ("bapo.training.loop", "Loop._too_many_lost", _before),

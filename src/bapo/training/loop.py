@@ -139,12 +139,10 @@ class Loop:
         step = self.step + 1
         clock = _Clock(self._between)
         self._between = {}
-        fresh = self._sample_fresh(step, clock)
-        retried = self._ask_again(step, clock)
-        sampled = _Sampled(step, fresh, retried)
+        sampled = self._sample_groups(step, clock)
         if reason := self._too_many_lost(sampled):
             raise StoppedStepError(reason, self._abandon(sampled, clock))
-        composition, refused = self._compose(step, fresh, retried, clock)
+        composition, refused = self._compose(sampled, clock)
         update = self.learner.update(composition.batch, cap_scale=self.adaptation.cap_scale)
         distances = _step_distances(update, refused)
         record = self._finish(sampled, composition, update, distances, clock)
@@ -193,9 +191,7 @@ class Loop:
         update = self.learner.update(composition.batch)
         return self._finish(sampled, composition, update, StepDistances(), clock, learned=False)
 
-    def _compose(
-        self, step: int, fresh: list[Group], retried: list[Group], clock: "_Clock"
-    ) -> "tuple[Composition, _Refused]":
+    def _compose(self, sampled: "_Sampled", clock: "_Clock") -> "tuple[Composition, _Refused]":
         """The batch, without groups that the policy has left too far behind, and these.
 
         Reused groups are refused first: while one is too far, no fresh group is refused, and every
@@ -206,7 +202,9 @@ class Loop:
         refused: _Refused = {}
         while True:
             with clock.phase("adaptation"):
-                composition = self.adaptation.compose(step, fresh, retried, refused)
+                composition = self.adaptation.compose(
+                    sampled.step, sampled.fresh, sampled.retried, refused
+                )
             if limit >= 1.0:
                 return composition, refused
             with clock.phase("proximal"):
@@ -219,14 +217,24 @@ class Loop:
             reused = [pair for pair in far if pair[0].source is Source.REUSED]
             refused |= {entry.group: (entry.source, far_by) for entry, far_by in reused or far}
 
-    def _sample_fresh(self, step: int, clock: "_Clock") -> list[Group]:
-        """B fresh groups, and more for as long as informative ones are missing and rounds left."""
-        wanted = self.recipe.training.batch_groups
+    def _sample_groups(self, step: int, clock: "_Clock") -> "_Sampled":
+        """B fresh groups, and one of the current policy for each hard prompt that is due.
+
+        Fresh groups become more for as long as informative ones are missing and rounds left. Where
+        the behavior policy is the current one, hard prompts are asked in the call of the first
+        fresh ones and share the engine's batches.
+        """
+        wanted, seed = self.recipe.training.batch_groups, self.recipe.seed
+        # A hard prompt may be drawn afresh in the same step; the two groups must not share seeds.
+        retry_seed = derived_seed(seed, "retry")
         with clock.phase("sync"):
             version = self.policies.behavior(step, due=self.adaptation.sync_due)
         self.stream.begin_step()
-        seed = self.recipe.seed
-        fresh = self._sample(self.stream.draw(wanted), version, step, seed, clock)
+        drawn, hard = self.stream.draw(wanted), self.adaptation.prompts_to_retry(step)
+        joining = hard if version == step - 1 else ()
+        seeds = [seed] * len(drawn) + [retry_seed] * len(joining)
+        groups = self._sample([*drawn, *joining], version, step, seeds, clock)
+        fresh, retried = groups[: len(drawn)], groups[len(drawn) :]
         for _ in range(self.recipe.adaptation.max_resample_rounds):
             if not self.adaptation.missing_fresh(fresh):
                 break
@@ -234,21 +242,19 @@ class Loop:
             if not more:
                 break
             fresh += self._sample(more, version, step, seed, clock)
-        return fresh
-
-    def _ask_again(self, step: int, clock: "_Clock") -> list[Group]:
-        """Groups of the current policy for the hard prompts, if they are due."""
-        prompts = self.adaptation.prompts_to_retry(step)
-        if not prompts:
-            return []
-        with clock.phase("sync"):
-            version = self.policies.current(step)
-        # A hard prompt may be drawn afresh in the same step; the two groups must not share seeds.
-        seed = derived_seed(self.recipe.seed, "retry")
-        return self._sample(prompts, version, step, seed, clock)
+        if hard and not joining:
+            with clock.phase("sync"):
+                version = self.policies.current(step)
+            retried = self._sample(hard, version, step, retry_seed, clock)
+        return _Sampled(step, fresh, retried)
 
     def _sample(
-        self, prompts: Sequence[Prompt], version: int, step: int, seed: int, clock: "_Clock"
+        self,
+        prompts: Sequence[Prompt],
+        version: int,
+        step: int,
+        seed: int | Sequence[int],
+        clock: "_Clock",
     ) -> list[Group]:
         rollout = self.recipe.rollout
         with clock.phase("rollout"):

@@ -234,6 +234,22 @@ def test_groups_begun_early_get_the_verdicts_that_they_would_have_got():
     assert metrics["verdicts_ok"] == 4
 
 
+def test_two_groups_of_one_prompt_that_were_begun_get_their_own_verdicts():
+    prompt = make_prompt("a")
+    rollouts = [
+        make_rollout(prompt, completions=[make_completion(text=text) for text in texts])
+        for texts in (["right", "wrong"], ["wrong", "wrong"])
+    ]
+    with make_pool() as pool:
+        verify = GroupVerifier(pool)
+        for rollout in reversed(rollouts):
+            verify.begin(rollout)
+        groups = verify(rollouts)
+
+    assert [group.rollout for group in groups] == rollouts
+    assert [group.correctness_rate for group in groups] == [0.5, 0.0]
+
+
 def test_verdicts_are_made_while_the_caller_does_something_else():
     rollout = make_rollout(completions=[make_completion(text="right")])
     with make_pool() as pool:

@@ -279,6 +279,31 @@ def test_another_step_seed_index_or_prompt_id_gives_other_tokens():
     assert len({tuple(one) for one in base}) == 4
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_prompts_with_seeds_of_their_own_get_the_completions_of_separate_calls(architecture):
+    """With the hand-written decoder and without; two prompts are given once with each seed."""
+    engine = tiny_engine(tiny_policy(architecture), token_budget=400)
+    again = [PROMPTS[1], PROMPTS[0]]
+    together = sample(engine, [*PROMPTS, *again], seed=[7, 7, 7, 7, 7, 8, 8])
+    assert same_completions(together, sample(engine) + sample(engine, again, seed=8))
+    assert [rollout.prompt for rollout in together] == [*PROMPTS, *again]
+    assert tokens(together)[1] != tokens(together)[5]
+
+
+def test_prompts_with_seeds_of_their_own_share_token_steps(decoded):
+    engine = tiny_engine(max_new_tokens=40)
+    first, second = sample(engine, seed=7), sample(engine, seed=8)
+    steps_of_both = len(decoded)
+    decoded.clear()
+    assert same_completions(sample(engine, PROMPTS * 2, seed=[7] * 5 + [8] * 5), first + second)
+    assert len(decoded) < 0.6 * steps_of_both
+
+
+def test_seeds_that_are_not_as_many_as_the_prompts_are_refused():
+    with pytest.raises(ValueError, match="4 seeds for 5 prompts"):
+        sample(tiny_engine(), seed=[7] * 4)
+
+
 def test_sampling_leaves_the_global_generators_alone():
     torch.manual_seed(5)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
