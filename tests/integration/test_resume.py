@@ -155,6 +155,7 @@ def test_steps_that_sample_fresh_and_hard_prompts_together_survive_dying(ingredi
     assert {4, 8} <= {step for step, _ in asked["fresh"] & asked["retried"]}
     die_after(4, recipe, tmp_path / "run")
     die_after(8, recipe, tmp_path / "run", resume=True)
+    assert checkpoints(tmp_path / "run") == ["step-000003", "step-000006"]
     train(recipe, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
