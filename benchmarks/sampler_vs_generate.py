@@ -40,7 +40,7 @@ def main() -> None:
         Prompt(f"p{number}", "".join(generator.choice(list("0123456789 "), size=size)), {})
         for number, size in enumerate(generator.integers(8, 15, size=arguments.groups))
     ]
-    settings = RolloutSettings(max_new_tokens=arguments.new_tokens)
+    settings = RolloutSettings(max_new_tokens=arguments.new_tokens, decoder=arguments.decoder)
     encoder = PromptEncoder(tokenizer, 1024, None, arguments.new_tokens)
     engine = EmbeddedEngine(model, encoder, settings)
     engine.publish(0, dict(model.named_parameters()), share=True)
@@ -82,6 +82,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves them")
     parser.add_argument("--device", default="cpu")
+    decoders = ["auto", "native", "torch", "module"]
+    parser.add_argument("--decoder", choices=decoders, default="auto", help="rollout.decoder")
     parser.add_argument("--json", action="store_true", help="print the rounds as one object")
     return parser.parse_args()
 

@@ -74,16 +74,18 @@ def tiny_engine(
     stop: tuple[str, ...] = (),
     token_budget: int = 4096,
     compact_below: float = 0.95,
-    fast: bool = True,
+    decoder: str = "auto",
     refill: bool = True,
 ) -> EmbeddedEngine:
     """An engine that holds a tiny policy's weights as version 0."""
     policy = policy or tiny_policy()
     settings = RolloutSettings(
-        max_new_tokens=max_new_tokens, max_prompt_tokens=64, stop=stop, token_budget=token_budget
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=64,
+        stop=stop,
+        token_budget=token_budget,
+        decoder=decoder,
     )
-    engine = EmbeddedEngine.of_policy(
-        policy, settings, compact_below=compact_below, fast=fast, refill=refill
-    )
+    engine = EmbeddedEngine.of_policy(policy, settings, compact_below=compact_below, refill=refill)
     engine.publish(0, dict(policy.model.named_parameters()))
     return engine

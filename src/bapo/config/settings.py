@@ -251,6 +251,12 @@ class RolloutSettings:
     token_budget: int = setting(
         32768, "cache positions, prompt and new tokens together, in one sampling batch", low=16
     )
+    decoder: str = setting(
+        "auto",
+        "what runs token steps: native (by hand, small operations in C, built when first used), "
+        "torch (by hand), module (the model's own code), auto (the first of them that can)",
+        choices=["auto", "native", "torch", "module"],
+    )
     probe_tolerance: float = setting(
         1e-3,
         "largest difference in log-probability between engine and learner after a sync",

@@ -12,6 +12,7 @@ from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import Engine, ScoreRow
 from bapo.rollout.loading import Policy, embedded_models, load_policy
+from bapo.rollout.native import why_no_kernels
 from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.probe import check_engine, probe_rows
 from bapo.rollout.processors import image_only
@@ -37,4 +38,5 @@ __all__ = [
     "merge_adapter",
     "probe_rows",
     "save_adapter",
+    "why_no_kernels",
 ]

@@ -4,69 +4,90 @@ A token step of a small model is mostly overhead: modules, masks, attention kern
 queries, and the keys of one prompt read once for every completion of it. This one runs the same
 arithmetic as transformers' Llama, Qwen2 and Qwen3: projections that share an input in one product,
 weights transposed for the shape of a token step, norm weights and scales multiplied into the
-weights behind them, prompts attended to group by group (`bapo.rollout.group_cache`). Its results
-differ from the module's by rounding alone, and where it does not know a model in every detail it
-declines, and the module itself is run.
+weights behind them, prompts held once for their whole group. Its results differ from the module's
+by rounding alone, and where it does not know a model in every detail it declines, and the module
+itself is run. What is not a matrix product is done by torch (`bapo.rollout.torch_decoder`) or in C
+(`bapo.rollout.native_decoder`).
 
 Rotary positions turn pairs of numbers, which transformers holds half a head apart. Here the two of
 a pair stand side by side, so that a rotation is a product of complex numbers; query and key are
 reordered alike, and their products stay what they are.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from bapo.rollout.cache import RowCache
-from bapo.rollout.group_cache import GroupCache
+from bapo.rollout.live import RowStore
 
 _KNOWN_MODELS = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _KNOWN_ROTATIONS = ("default", "linear", "llama3")
 # In wider models products take the time, and preparing the weights costs more than is gained.
-_WIDEST = 1024
+WIDEST = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """The weights of one layer as `(inputs, outputs)`; None where the architecture has none."""
+class LayerWeights:
+    """The weights of one layer as `(inputs, outputs)`; None where the architecture has none.
+
+    Attributes:
+        qkv: Of queries, scaled, keys and values, with the norm before them.
+        qkv_bias: Of the three.
+        head_norms: `(H + Hk, D)` of queries, scaled, and keys.
+        output: Of the attention's output.
+        output_bias: Of the attention's output.
+        gate_up: Of gate and up, with the norm before them.
+        down: Back to the hidden states.
+    """
 
     qkv: Tensor
     qkv_bias: Tensor | None
     head_norms: Tensor | None
     output: Tensor
     output_bias: Tensor | None
-    gate: Tensor
-    up: Tensor
+    gate_up: Tensor
     down: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Space:
-    """What a step writes to: `(R, ...)` for each of the quantities named."""
+class Workspace:
+    """What a step writes to: `(R, ...)` for each of the quantities named.
+
+    Attributes:
+        hidden: The hidden states.
+        normed: Over their root mean square.
+        length: Their root mean square.
+        qkv: Queries, keys and values.
+        mixed: The attention's output before its projection.
+        joined: Gate and up.
+        activated: silu of the gate times up.
+    """
 
     hidden: Tensor
     normed: Tensor
     length: Tensor
     qkv: Tensor
     mixed: Tensor
-    gate: Tensor
-    up: Tensor
+    joined: Tensor
+    activated: Tensor
 
     @property
     def rows(self) -> int:
+        """How many rows it holds."""
         return len(self.hidden)
 
-    def first(self, rows: int) -> "_Space":
+    def first(self, rows: int) -> "Workspace":
         """The part for so many rows."""
-        return _Space(*(getattr(self, field.name)[:rows] for field in fields(self)))
+        return Workspace(*(getattr(self, field.name)[:rows] for field in fields(self)))
 
 
 def supports(model: PreTrainedModel) -> bool:
@@ -89,7 +110,7 @@ def supports(model: PreTrainedModel) -> bool:
         plain
         and not hooked
         and {value.dtype for value in model.parameters()} == {torch.float32}
-        and config.hidden_size <= _WIDEST
+        and config.hidden_size <= WIDEST
         and config.hidden_act == "silu"
         and not getattr(config, "mlp_bias", False)
         and rotation in _KNOWN_ROTATIONS
@@ -97,7 +118,24 @@ def supports(model: PreTrainedModel) -> bool:
     )
 
 
-class TokenDecoder:
+class DecoderCache(RowStore, Protocol):
+    """Keys and values of a batch, as a decoder needs them.
+
+    Attributes:
+        rows: Rows that are left.
+    """
+
+    rows: int
+
+    def advance(self) -> None:
+        """Counts the token whose keys every layer now holds."""
+        ...
+
+
+C = TypeVar("C", bound=DecoderCache)
+
+
+class TokenDecoder(ABC, Generic[C]):
     """Runs one token per row through a model's weights as they are when it is made.
 
     The prepared weights are copies, so it must not outlive a change of them: one is made for every
@@ -114,7 +152,7 @@ class TokenDecoder:
         body: Any = model.model
         config: Any = model.config
         attention = body.layers[0].self_attn
-        self._epsilon = torch.tensor(config.rms_norm_eps, dtype=torch.float32)
+        self._epsilon: float = config.rms_norm_eps
         self._heads: int = config.num_attention_heads
         self._key_heads: int = config.num_key_value_heads
         self._size: int = attention.head_dim
@@ -127,15 +165,22 @@ class TokenDecoder:
         cosine, sine = body.rotary_emb(self._embedding[:1, None], position_ids=every)
         half = self._size // 2
         self._rotation = torch.complex(cosine[0, :, :half], sine[0, :, :half])[:, None]
-        self._whole = self._space = _Space(*[torch.empty(0)] * 7)
+        self._whole = self._space = Workspace(*[torch.empty(0)] * 7)
 
+    @abstractmethod
     def cache(
         self, prompts: RowCache, pads: Tensor, prompt_of_row: Sequence[int], capacity: int
-    ) -> GroupCache:
-        """The cache of a batch whose prompts went through the model; see `GroupCache`."""
-        return GroupCache(prompts, pads, prompt_of_row, capacity, self._heads, self._order)
+    ) -> C:
+        """The cache of a batch whose prompts went through the model.
 
-    def step(self, caches: Sequence[GroupCache], tokens: Tensor, positions: Tensor) -> Tensor:
+        Args:
+            prompts: Filled by a forward pass over `(N, P)` left-padded prompts; emptied here.
+            pads: `(N,)` padding before each prompt.
+            prompt_of_row: For each of R rows, the prompt that it continues.
+            capacity: Tokens of its own that a row may come to hold.
+        """
+
+    def step(self, caches: Sequence[C], tokens: Tensor, positions: Tensor) -> Tensor:
         """Runs the newest token of every row of every batch.
 
         Args:
@@ -148,81 +193,65 @@ class TokenDecoder:
         """
         space = self._room(len(tokens))
         hidden = torch.index_select(self._embedding, 0, tokens, out=space.hidden)
-        rotation = self._rotation.index_select(0, positions)
+        turns = self._turns(positions)
         for number, layer in enumerate(self._layers):
-            self._attend(number, layer, caches, space, rotation)
-            normed = self._norm(space)
-            torch.mm(normed, layer.gate, out=space.gate)
-            torch.mm(normed, layer.up, out=space.up)
-            functional.silu(space.gate, inplace=True).mul_(space.up)
-            hidden.addmm_(space.gate, layer.down)
+            self._project(layer, space)
+            self._attend(number, caches, space, turns)
+            hidden.addmm_(space.mixed, layer.output)
+            if layer.output_bias is not None:
+                hidden.add_(layer.output_bias)
+            torch.mm(self._norm(space), layer.gate_up, out=space.joined)
+            hidden.addmm_(self._activate(space), layer.down)
         for cache in caches:
             cache.advance()
         return torch.mm(self._norm(space), self._head)
 
-    def _attend(
-        self,
-        number: int,
-        layer: _Layer,
-        caches: Sequence[GroupCache],
-        space: "_Space",
-        rotation: Tensor,
-    ) -> None:
-        heads, turning = self._heads, self._heads + self._key_heads
-        normed = self._norm(space)
+    def _project(self, layer: LayerWeights, space: Workspace) -> None:
+        """Queries, keys and values of the hidden states, not yet rotated."""
         if layer.qkv_bias is None:
-            torch.mm(normed, layer.qkv, out=space.qkv)
+            torch.mm(self._norm(space), layer.qkv, out=space.qkv)
         else:
-            torch.addmm(layer.qkv_bias, normed, layer.qkv, out=space.qkv)
-        joined = space.qkv.view(len(normed), -1, self._size)
+            torch.addmm(layer.qkv_bias, self._norm(space), layer.qkv, out=space.qkv)
         if layer.head_norms is not None:
-            self._norm_heads(joined[:, :turning], layer.head_norms)
-        pairs = torch.view_as_complex(joined.unflatten(2, (-1, 2)))
-        queries = torch.mul(pairs[:, :heads], rotation)
-        flat = torch.view_as_real(queries).view(-1, self._size)
-        mixed = space.mixed.view(-1, self._size)
-        start = 0
-        for cache in caches:
-            end = start + cache.rows
-            new = slice(start, end)
-            cache.append(number, pairs[new, heads:turning], rotation[new], joined[new, turning:])
-            by_head = slice(start * heads, end * heads)
-            cache.attend(number, flat[by_head], mixed[by_head])
-            start = end
-        space.hidden.addmm_(space.mixed, layer.output)
-        if layer.output_bias is not None:
-            space.hidden.add_(layer.output_bias)
+            states = space.qkv.view(space.rows, -1, self._size)[:, : len(layer.head_norms)]
+            length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+            length.square_().div_(self._size).add_(self._epsilon).rsqrt_()
+            states.mul_(length).mul_(layer.head_norms)
 
-    def _norm(self, space: "_Space") -> Tensor:
+    @abstractmethod
+    def _turns(self, positions: Tensor) -> Tensor:
+        """What `_attend` is to know of the `(R,)` positions."""
+
+    @abstractmethod
+    def _attend(self, number: int, caches: Sequence[C], space: Workspace, turns: Tensor) -> None:
+        """`qkv` to `mixed`: rotates, appends keys and values of layer `number`, attends."""
+
+    @abstractmethod
+    def _norm(self, space: Workspace) -> Tensor:
         """The hidden states over their root mean square; the norm's weight is in what follows."""
-        length = torch.linalg.vector_norm(space.hidden, dim=-1, keepdim=True, out=space.length)
-        share = 1.0 / space.hidden.shape[1]
-        torch.addcmul(self._epsilon, length, length, value=share, out=length).rsqrt_()
-        return torch.mul(space.hidden, length, out=space.normed)
 
-    def _norm_heads(self, states: Tensor, weight: Tensor) -> None:
-        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        length = torch.addcmul(self._epsilon, length, length, value=1.0 / self._size).rsqrt_()
-        states.mul_(length).mul_(weight)
+    @abstractmethod
+    def _activate(self, space: Workspace) -> Tensor:
+        """`joined` to `activated`."""
 
-    def _room(self, rows: int) -> "_Space":
+    def _room(self, rows: int) -> Workspace:
         """Where a step writes; the same memory for as long as there are no more rows."""
         if rows > self._whole.rows:
             layer = self._layers[0]
-            self._whole = _Space(
+            self._whole = Workspace(
                 hidden=torch.empty((rows, layer.qkv.shape[0])),
                 normed=torch.empty((rows, layer.qkv.shape[0])),
                 length=torch.empty((rows, 1)),
                 qkv=torch.empty((rows, layer.qkv.shape[1])),
                 mixed=torch.empty((rows, layer.output.shape[0])),
-                gate=torch.empty((rows, layer.gate.shape[1])),
-                up=torch.empty((rows, layer.up.shape[1])),
+                joined=torch.empty((rows, layer.gate_up.shape[1])),
+                activated=torch.empty((rows, layer.down.shape[0])),
             )
         if rows != self._space.rows:
             self._space = self._whole.first(rows)
         return self._space
 
-    def _layer(self, layer: Any, scale: float) -> _Layer:
+    def _layer(self, layer: Any, scale: float) -> LayerWeights:
         attention, mlp = layer.self_attn, layer.mlp
         before, behind = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         queries, keys, values = attention.q_proj, attention.k_proj, attention.v_proj
@@ -234,14 +263,13 @@ class TokenDecoder:
         if queries.bias is not None:
             biases = (self._in_pairs(queries.bias) * early, self._in_pairs(keys.bias))
             bias = torch.cat((*biases, values.bias))
-        return _Layer(
+        return LayerWeights(
             qkv=_prepared(torch.cat((*weights, values.weight)), before),
             qkv_bias=bias,
             head_norms=head_norms,
             output=_prepared(attention.o_proj.weight),
             output_bias=attention.o_proj.bias,
-            gate=_prepared(mlp.gate_proj.weight, behind),
-            up=_prepared(mlp.up_proj.weight, behind),
+            gate_up=_prepared(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)), behind),
             down=_prepared(mlp.down_proj.weight),
         )
 

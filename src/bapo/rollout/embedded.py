@@ -38,7 +38,6 @@ class EmbeddedEngine:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
-        fast: bool = True,
         refill: bool = True,
     ) -> None:
         """Makes an engine that holds no version yet.
@@ -48,11 +47,10 @@ class EmbeddedEngine:
             encoder: Encodes prompts and decodes completions.
             settings: New tokens, stop strings and the token budget.
             compact_below: See `Sampler`.
-            fast: See `Sampler`.
             refill: See `Sampler`.
 
         Raises:
-            ModelError: The model's architecture is not supported.
+            ModelError: The model's architecture is not supported, or not by `rollout.decoder`.
         """
         self._model = model
         self._encoder = encoder
@@ -60,7 +58,7 @@ class EmbeddedEngine:
         self._score_budget = min(settings.token_budget, _SCORE_NUMBERS // head.weight.shape[0])
         self._weights = VersionedWeights(model)
         self._sampler = Sampler(
-            model, encoder, settings, compact_below=compact_below, fast=fast, refill=refill
+            model, encoder, settings, compact_below=compact_below, refill=refill
         )
 
     @classmethod
@@ -70,7 +68,6 @@ class EmbeddedEngine:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
-        fast: bool = True,
         refill: bool = True,
         open_image: OpenImage | None = None,
     ) -> "EmbeddedEngine":
@@ -80,7 +77,6 @@ class EmbeddedEngine:
             policy: The policy.
             settings: Limits of sampling.
             compact_below: See `Sampler`.
-            fast: See `Sampler`.
             refill: See `Sampler`.
             open_image: Makes the pictures that the task's prompts show; None where they show none.
         """
@@ -100,7 +96,6 @@ class EmbeddedEngine:
             encoder,
             settings,
             compact_below=compact_below,
-            fast=fast,
             refill=refill,
         )
 
@@ -108,6 +103,11 @@ class EmbeddedEngine:
     def encoder(self) -> PromptEncoder:
         """What turns prompts into tokens for this engine."""
         return self._encoder
+
+    @property
+    def decoder(self) -> str:
+        """What runs token steps: native, torch or module; see `rollout.decoder`."""
+        return self._sampler.decoder
 
     @property
     def versions(self) -> tuple[int, ...]:

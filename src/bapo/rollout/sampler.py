@@ -23,7 +23,8 @@ from bapo.config.settings import RolloutSettings
 from bapo.errors import ModelError, RunStoppedError
 from bapo.rollout.batching import Row, WaitingRows, pad_left
 from bapo.rollout.cache import RowCache
-from bapo.rollout.decoder import TokenDecoder, supports
+from bapo.rollout.decoder import TokenDecoder
+from bapo.rollout.decoders import decoder_of, made_decoder
 from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.live import LiveBatch
@@ -53,7 +54,6 @@ class Sampler:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
-        fast: bool = True,
         refill: bool = True,
     ) -> None:
         """Makes a sampler.
@@ -61,23 +61,22 @@ class Sampler:
         Args:
             model: A causal language model in evaluation mode.
             encoder: Decodes completions.
-            settings: New tokens, stop strings and the token budget are read from it.
+            settings: New tokens, stop strings, the token budget and the decoder are read from it.
             compact_below: Share of live rows in [0, 1] below which ended rows are dropped; changes
                 speed, and no result.
-            fast: Use the hand-written decoder for models that it knows; changes speed, and results
-                by rounding alone.
             refill: Let waiting prompts join while others are still being sampled, where the
                 hand-written decoder runs; changes speed, and results by rounding alone.
 
         Raises:
-            ModelError: The model has layers whose state is not a cache of keys and values.
+            ModelError: The model has layers whose state is not a cache of keys and values, or the
+                decoder that the settings ask for cannot run it here.
         """
         _check_layers(model)
+        decoder_of(model, settings.decoder)
         self._model = model
         self._encoder = encoder
         self._settings = settings
         self._compact_below = compact_below
-        self._fast = fast
         self._refill = refill
         head: Any = model.get_output_embeddings()
         vocabulary = head.weight.shape[0]
@@ -87,6 +86,15 @@ class Sampler:
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._extra: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    @property
+    def decoder(self) -> str:
+        """What runs token steps: native, torch or module.
+
+        Raises:
+            ModelError: The settings ask for a decoder that cannot run this model here.
+        """
+        return decoder_of(self._model, self._settings.decoder)
 
     @torch.inference_mode()
     def sample(
@@ -112,9 +120,8 @@ class Sampler:
             RunStoppedError: The model's log-probabilities are not finite.
         """
         new_tokens = self._settings.max_new_tokens
-        decoder = None
-        if self._fast and supports(self._model):
-            decoder = TokenDecoder(self._model, max(map(len, prompts)) + new_tokens)
+        positions = max(map(len, prompts)) + new_tokens
+        decoder = made_decoder(self._model, self._settings.decoder, positions)
         waiting = WaitingRows([len(prompt) for prompt in prompts], len(keys[0]), new_tokens)
         groups = _Groups(len(keys[0]), on_group)
         batches: list[LiveBatch] = []
@@ -150,7 +157,7 @@ class Sampler:
         prompts: Sequence[IntArray],
         rows: list[Row],
         keys: list[int],
-        decoder: TokenDecoder | None,
+        decoder: TokenDecoder[Any] | None,
         images: Sequence[tuple[ImageReference, ...]] | None,
     ) -> LiveBatch:
         """Runs the prompts of some rows through the model, and makes a batch of the rows."""
@@ -231,7 +238,7 @@ class Sampler:
         return going, _joined(kept) if kept else tokens
 
     def _step(
-        self, batches: Sequence[LiveBatch], tokens: Tensor, decoder: TokenDecoder | None
+        self, batches: Sequence[LiveBatch], tokens: Tensor, decoder: TokenDecoder[Any] | None
     ) -> None:
         """Runs the newest token of every row through the model."""
         if decoder is None:  # the module runs one batch at a time
@@ -276,28 +283,28 @@ class Sampler:
         self, batch: LiveBatch, slots: Sequence[int]
     ) -> tuple[list[Row], list[Completion]]:
         """What the rows in some slots came to."""
-        tokens = batch.tokens.numpy(force=True)
-        logps = batch.logps.numpy(force=True)
-        ids = [tokens[slot, : batch.lengths[slot]].astype(np.int32) for slot in slots]
-        texts = self._encoder.decode_all(ids)
-        made: list[Completion] = []
-        for slot, token_ids, text in zip(slots, ids, texts, strict=True):
-            row_logps = logps[slot, : len(token_ids)].copy()
-            if not np.isfinite(row_logps).all():
-                raise RunStoppedError(
-                    "The model's log-probabilities are not finite while sampling; the weights are "
-                    "broken, so go back to an earlier checkpoint with a lower learning rate."
-                )
-            stopped = bool(batch.stopped[slot])
-            made.append(
-                Completion(
-                    token_ids=token_ids,
-                    behavior_logps=row_logps,
-                    loss_mask=np.ones(len(token_ids), dtype=np.bool_),
-                    finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
-                    text=self._stops.cut(text),
-                )
+        places = torch.tensor(slots, device=batch.tokens.device)
+        tokens = batch.tokens[places].numpy(force=True).astype(np.int32)
+        logps = batch.logps[places].numpy(force=True)
+        # A number behind a row's end was drawn like any other, or is 0.
+        if not np.isfinite(logps).all():
+            raise RunStoppedError(
+                "The model's log-probabilities are not finite while sampling; the weights are "
+                "broken, so go back to an earlier checkpoint with a lower learning rate."
             )
+        lengths = batch.lengths[slots].tolist()
+        ids = [row[:length].copy() for row, length in zip(tokens, lengths, strict=True)]
+        texts = self._encoder.decode_all(ids)
+        made = [
+            Completion(
+                token_ids=token_ids,
+                behavior_logps=row_logps[: len(token_ids)].copy(),
+                loss_mask=np.ones(len(token_ids), dtype=np.bool_),
+                finish_reason=FinishReason.STOP if batch.stopped[slot] else FinishReason.LENGTH,
+                text=self._stops.cut(text),
+            )
+            for slot, token_ids, row_logps, text in zip(slots, ids, logps, texts, strict=True)
+        ]
         return [batch.rows[slot] for slot in slots], made
 
 

@@ -24,6 +24,7 @@ from bapo.rollout import (
     is_quantised,
     load_policy,
     probe_rows,
+    why_no_kernels,
 )
 from bapo.tasks import ScreenedData, build_task, open_image, screen, verifier_name
 from bapo.training.learner import Learner
@@ -135,6 +136,8 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         accelerator=accelerator,
         pictures=engine.encoder.pictures,
     )
+    if engine.decoder == "torch" and recipe.rollout.decoder == "auto":
+        progress.stage(f"token steps are slower than they could be: {why_no_kernels()}")
     if learner.sharing_refused:
         progress.stage(f"completions do not share their prompt: {learner.sharing_refused}")
     policies = EnginePolicies(

@@ -29,6 +29,7 @@ _SAID = {
     "model.threads",
     "reward.memory_megabytes",
     "reward.timeout_seconds",
+    "rollout.decoder",
     "rollout.token_budget",
     "training.gradient_checkpointing",
     "training.micro_batch_tokens",

@@ -16,6 +16,7 @@ import torch
 
 from bapo.config import Recipe, write_recipe
 from bapo.errors import CheckpointError, RunFolderError
+from bapo.rollout import why_no_kernels
 from bapo.training.durable import replace_file, sync_file
 from bapo.training.lock import LOCK, FolderLock
 
@@ -212,7 +213,7 @@ class RunFolder:
         try:
             start: dict[str, Any] = json.loads((self.path / ENVIRONMENT).read_text("utf-8"))
             past = [*start.get("resumed", []), {"step": step, **now}]
-            kept = ("bapo", "python", "torch", "transformers", "device", "threads")
+            kept = ("bapo", "python", "torch", "transformers", "device", "threads", "kernels")
             changes = [
                 f"{name}: {start.get(name)} -> {now[name]}"
                 for name in kept
@@ -278,7 +279,15 @@ def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernels": _kernels(recipe, device),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": recipe.seed,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _kernels(recipe: Recipe, device: torch.device) -> str:
+    """What does the small operations of token steps; C and torch round them differently."""
+    if device.type != "cpu" or recipe.rollout.decoder in ("torch", "module"):
+        return "not used"
+    return "torch" if why_no_kernels() else "native"

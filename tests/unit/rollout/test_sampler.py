@@ -9,6 +9,7 @@ from bapo.errors import DataError, ModelError, RunStoppedError
 from bapo.rollout.decoder import TokenDecoder, supports
 from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.loading import Policy
+from bapo.rollout.native import why_no_kernels
 from bapo.rollout.sampler import Sampler
 from bapo.types import FinishReason, Prompt, Rollout
 from tests.rollout_models import (
@@ -57,6 +58,7 @@ def same_completions(left, right) -> bool:
     )
 
 
+BY_HAND = ("torch",) if why_no_kernels() else ("torch", "native")
 FAST_ARCHITECTURES = {
     "llama": {},
     "qwen2": {},
@@ -69,14 +71,14 @@ FAST_ARCHITECTURES = {
 
 
 @pytest.mark.parametrize(
-    ("architecture", "temperature", "fast"),
-    [(name, 1.0, False) for name in ARCHITECTURES]
-    + [(name, 1.0, True) for name in ("llama", "qwen2", "qwen3")]
-    + [("llama", 0.6, True), ("llama", 0.6, False)],
+    ("architecture", "temperature", "decoder"),
+    [(name, 1.0, "module") for name in ARCHITECTURES]
+    + [(name, 1.0, by) for name in ("llama", "qwen2", "qwen3") for by in BY_HAND]
+    + [("llama", 0.6, by) for by in ("module", *BY_HAND)],
 )
-def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, temperature, fast):
+def test_log_probs_equal_those_of_a_full_forward_pass(tmp_path, architecture, temperature, decoder):
     policy = loaded_policy(tmp_path, architecture)
-    rollouts = sample(tiny_engine(policy, fast=fast), temperature=temperature)
+    rollouts = sample(tiny_engine(policy, decoder=decoder), temperature=temperature)
     for rollout in rollouts:
         for one in rollout.completions:
             ids = np.concatenate([rollout.prompt_token_ids, one.token_ids]).astype(np.int64)
@@ -111,13 +113,14 @@ def errors(policy: Policy, rollouts: list[Rollout]) -> np.ndarray:
     return np.abs(np.concatenate(found))
 
 
+@pytest.mark.parametrize("decoder", BY_HAND)
 @pytest.mark.parametrize("name", FAST_ARCHITECTURES)
-def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name):
+def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name, decoder):
     policy = with_uneven_vectors(tiny_policy(name.split()[0], **FAST_ARCHITECTURES[name]))
     assert supports(policy.model)
     fast, slow = (
-        sample(tiny_engine(policy, max_new_tokens=40, fast=fast), group_size=8)
-        for fast in (True, False)
+        sample(tiny_engine(policy, max_new_tokens=40, decoder=by), group_size=8)
+        for by in (decoder, "module")
     )
     assert tokens(fast) == tokens(slow)
     # The module's own log-probabilities are up to 1.4e-5 from the exact ones here.
@@ -331,11 +334,11 @@ def test_token_frequencies_match_the_model_by_chi_squared(temperature):
     assert statistic < degrees + 5 * math.sqrt(2 * degrees)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_joint_frequencies_of_two_tokens_match_the_model_by_chi_squared(fast):
+@pytest.mark.parametrize("decoder", ["module", *BY_HAND])
+def test_joint_frequencies_of_two_tokens_match_the_model_by_chi_squared(decoder):
     """The second token comes from the decode step, whose numbers must not repeat the first's."""
     policy = tiny_policy(initializer_range=0.1)
-    engine = tiny_engine(policy, max_new_tokens=2, fast=fast)
+    engine = tiny_engine(policy, max_new_tokens=2, decoder=decoder)
     count = 12_000
     rollout = sample(engine, [PROMPTS[2]], group_size=count)[0]
     ids = torch.from_numpy(rollout.prompt_token_ids.astype(np.int64))

@@ -1,0 +1,157 @@
+/* What a token step does beside matrix products: norms, attention, activations, in float32.
+
+   Each function does the rows it is given on several threads, every row by itself, so that results
+   do not depend on how many threads there are. Numbers that are not finite stay not finite. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* e^x to two units in the last place: 2^n times a polynomial of the rest, after Cephes' expf. */
+static inline float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  float n = rintf(x * 1.44269504088896341f);
+  float rest = x - n * 0.693359375f;
+  rest += n * 2.12194440e-4f;
+  float sum = 1.9875691500e-4f;
+  sum = sum * rest + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * rest * rest + rest + 1.0f;
+  int32_t bits = ((int32_t)n + 127) << 23;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return sum * power;
+}
+
+/* out = states / sqrt(mean of squares + epsilon), row by row. */
+void normalise(int64_t rows, int64_t width, const float *states, float epsilon, float *out,
+               int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t row = 0; row < rows; row++) {
+    const float *from = states + row * width;
+    float *to = out + row * width;
+    float squares = 0.0f;
+    for (int64_t i = 0; i < width; i++) squares += from[i] * from[i];
+    float scale = 1.0f / sqrtf(squares / (float)width + epsilon);
+    for (int64_t i = 0; i < width; i++) to[i] = from[i] * scale;
+  }
+}
+
+/* out = silu(gate) * up, where a row of `joined` is gate and then up. */
+void gated_activation(int64_t rows, int64_t width, const float *joined, float *out, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t row = 0; row < rows; row++) {
+    const float *gate = joined + 2 * row * width, *up = gate + width;
+    float *to = out + row * width;
+    for (int64_t i = 0; i < width; i++) to[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+  }
+}
+
+/* Everything `attend` is told; the fields are explained in native_cache.py. */
+struct batch {
+  int64_t rows, heads, key_heads, size, width, capacity, length;
+  const int64_t *prompt_of_row, *pads;
+  const float *prompt_keys, *prompt_values;
+  float *keys, *values;
+};
+
+static inline void rotate(int64_t size, float *vector, const float *rotation) {
+  for (int64_t i = 0; i < size; i += 2) {
+    float real = vector[i], imaginary = vector[i + 1];
+    vector[i] = real * rotation[i] - imaginary * rotation[i + 1];
+    vector[i + 1] = real * rotation[i + 1] + imaginary * rotation[i];
+  }
+}
+
+static inline float scores_of(int64_t size, int64_t count, const float *query, const float *keys,
+                              float *scores, float largest) {
+  for (int64_t j = 0; j < count; j++) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < size; i++) sum += query[i] * keys[j * size + i];
+    scores[j] = sum;
+    largest = sum > largest ? sum : largest;
+  }
+  return largest;
+}
+
+static inline void add_values(int64_t size, int64_t count, const float *shares, const float *values,
+                              float *restrict sum) {
+  for (int64_t j = 0; j < count; j++)
+    for (int64_t i = 0; i < size; i++) sum[i] += shares[j] * values[j * size + i];
+}
+
+/* One key head of one row: its newest key and value enter the cache, then its queries attend. */
+static inline void attend_head(const struct batch *batch, int64_t size, int64_t row, int64_t head,
+                               float *qkv, const float *rotation, float *scores, float *out) {
+  int64_t group = batch->heads / batch->key_heads;
+  int64_t prompt = batch->prompt_of_row[row], pad = batch->pads[prompt];
+  int64_t told = batch->width - pad, own = batch->length + 1;
+  int64_t shared = ((prompt * batch->key_heads + head) * batch->width + pad) * size;
+  const float *prompt_keys = batch->prompt_keys + shared;
+  const float *prompt_values = batch->prompt_values + shared;
+  int64_t place = (row * batch->key_heads + head) * batch->capacity * size;
+  float *keys = batch->keys + place, *values = batch->values + place;
+  for (int64_t i = 0; i < own * size; i += 16) {
+    __builtin_prefetch(keys + batch->capacity * size + i);
+    __builtin_prefetch(values + batch->capacity * size + i);
+  }
+  float *key = qkv + (batch->heads + head) * size;
+  rotate(size, key, rotation);
+  memcpy(keys + batch->length * size, key, size * sizeof(float));
+  memcpy(values + batch->length * size, key + batch->key_heads * size, size * sizeof(float));
+  for (int64_t g = head * group; g < (head + 1) * group; g++) {
+    float *query = qkv + g * size, *to = out + g * size;
+    rotate(size, query, rotation);
+    float largest = scores_of(size, told, query, prompt_keys, scores, -INFINITY);
+    largest = scores_of(size, own, query, keys, scores + told, largest);
+    float total = 0.0f;
+    for (int64_t j = 0; j < told + own; j++) {
+      scores[j] = exponential(scores[j] - largest);
+      total += scores[j];
+    }
+    float sum[size];
+    memset(sum, 0, sizeof sum);
+    add_values(size, told, scores, prompt_values, sum);
+    add_values(size, own, scores + told, values, sum);
+    for (int64_t i = 0; i < size; i++) to[i] = sum[i] / total;
+  }
+}
+
+/* Attention of the newest token of every row to its prompt, its completion and itself.
+
+   qkv: (rows, (heads + 2 * key_heads) * size), queries scaled; queries and keys are rotated here.
+   rotation: (positions, size) cosine and sine in turn. positions: (rows).
+   out: (rows, heads * size). Returns 0, or 1 where there is no memory. */
+int attend(const struct batch *batch, float *qkv, const float *rotation, const int64_t *positions,
+           float *out, int threads) {
+  int64_t size = batch->size, stride = (batch->heads + 2 * batch->key_heads) * size;
+  int failed = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    float *scores = malloc((batch->width + batch->length + 1) * sizeof(float));
+    if (!scores) failed = 1;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < batch->rows; row++) {
+      float *mine = qkv + row * stride, *to = out + row * batch->heads * size;
+      const float *turn = rotation + positions[row] * size;
+      if (!scores) continue;
+      for (int64_t head = 0; head < batch->key_heads; head++) {
+        /* A size the compiler knows is a loop it can unroll. */
+        switch (size) {
+        case 16: attend_head(batch, 16, row, head, mine, turn, scores, to); break;
+        case 32: attend_head(batch, 32, row, head, mine, turn, scores, to); break;
+        case 64: attend_head(batch, 64, row, head, mine, turn, scores, to); break;
+        case 128: attend_head(batch, 128, row, head, mine, turn, scores, to); break;
+        default: attend_head(batch, size, row, head, mine, turn, scores, to);
+        }
+      }
+    }
+    free(scores);
+  }
+  return failed;
+}

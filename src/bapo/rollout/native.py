@@ -1,0 +1,160 @@
+"""Builds and loads the C functions of a token step (kernels.c) with the machine's own compiler.
+
+They are built once per process, in a second or so, for the processor they run on, and never kept:
+there is nothing that could be stale, or from somebody else. They run on the threads of torch's own
+OpenMP, because a second set of threads would fight it for the cores.
+"""
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bapo.errors import ModelError
+
+# Sums may be taken in another order, which is what lets them be vectorised; NaN stays NaN.
+_FLAGS: Final = (
+    "-O3 -march=native -fPIC -fopenmp "
+    "-fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
+)
+_BUILD_SECONDS: Final = 120
+
+
+class BatchStruct(ctypes.Structure):
+    """What `attend` is told of one layer of one batch; `struct batch` in kernels.c.
+
+    N prompts of `width` tokens, of which row n's first `pads[n]` are padding; R rows, each with
+    room for `capacity` tokens of its own, `length` of them filled; H query heads and Hk key heads
+    of `size` numbers, two that are rotated together side by side.
+
+    Prompts' keys and values are `(N, Hk, width, size)`, the rows' `(R, Hk, capacity, size)`.
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "key_heads", "size")),
+        *((name, ctypes.c_int64) for name in ("width", "capacity", "length")),
+        *((name, ctypes.c_void_p) for name in ("prompt_of_row", "pads")),
+        *((name, ctypes.c_void_p) for name in ("prompt_keys", "prompt_values")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+    )
+
+
+class Kernels:
+    """The functions of kernels.c on contiguous float32 tensors.
+
+    Args:
+        library: What was built.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        number, pointer, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+        self._normalise = library.normalise
+        self._normalise.argtypes = [number, number, pointer, ctypes.c_float, pointer, threads]
+        self._normalise.restype = None
+        self._activate = library.gated_activation
+        self._activate.argtypes = [number, number, pointer, pointer, threads]
+        self._activate.restype = None
+        self._attend = library.attend
+        self._attend.argtypes = [pointer, pointer, pointer, pointer, pointer, threads]
+        self._attend.restype = ctypes.c_int
+
+    def normalise(self, states: Tensor, epsilon: float, out: Tensor) -> None:
+        """`(R, W)` states over the root of their mean square plus epsilon."""
+        rows, width = states.shape
+        self._normalise(rows, width, states.data_ptr(), epsilon, out.data_ptr(), _threads())
+
+    def gated_activation(self, joined: Tensor, out: Tensor) -> None:
+        """`silu(gate) * up`, `(R, I)`, where `(R, 2 I)` holds gate and then up."""
+        rows, width = out.shape
+        self._activate(rows, width, joined.data_ptr(), out.data_ptr(), _threads())
+
+    def attend(
+        self, batch: BatchStruct, qkv: Tensor, rotation: Tensor, positions: Tensor, out: Tensor
+    ) -> None:
+        """Attention of the newest token of every row; its key and value enter the cache.
+
+        Args:
+            batch: The layer of the batch.
+            qkv: `(R, (H + 2 Hk) size)`, queries scaled; queries and keys are rotated in place.
+            rotation: `(positions, size)` cosine and sine of each pair in turn.
+            positions: `(R,)` int64.
+            out: `(R, H size)`, is written.
+
+        Raises:
+            MemoryError: There is no memory for the scores of a row.
+        """
+        failed = self._attend(
+            ctypes.addressof(batch),
+            qkv.data_ptr(),
+            rotation.data_ptr(),
+            positions.data_ptr(),
+            out.data_ptr(),
+            _threads(),
+        )
+        if failed:
+            raise MemoryError("No memory is left for the scores of a row's attention.")
+
+
+def kernels() -> Kernels:
+    """The functions, built at the first call.
+
+    Raises:
+        ModelError: They cannot be built here; the sentence says why.
+    """
+    found = _built()
+    if isinstance(found, str):
+        raise ModelError(
+            f"The compiled decoder cannot be built: {found}; install a C compiler, or set "
+            "'rollout.decoder' to auto."
+        )
+    return found
+
+
+def why_no_kernels() -> str:
+    """Why the functions cannot be built here, as the end of a sentence; empty where they can."""
+    found = _built()
+    return found if isinstance(found, str) else ""
+
+
+@cache
+def _built() -> Kernels | str:
+    threads_library = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
+    if threads_library is None:
+        return "torch does not run on GNU's OpenMP here"
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        return f"there is no C compiler '{compiler[0]}'"
+    source = resources.files("bapo.rollout").joinpath("kernels.c").read_bytes()
+    with tempfile.TemporaryDirectory(prefix="bapo-") as folder:
+        built = Path(folder) / "kernels.so"
+        half = Path(folder) / "kernels.o"
+        # Linked without OpenMP: its symbols are found in the library that torch has loaded.
+        steps = (
+            [*compiler, *_FLAGS.split(), "-x", "c", "-c", "-", "-o", str(half)],
+            [*compiler, "-shared", str(half), "-o", str(built), "-lm"],
+        )
+        try:
+            for command, given in zip(steps, (source, None), strict=True):
+                subprocess.run(
+                    command, input=given, capture_output=True, check=True, timeout=_BUILD_SECONDS
+                )
+            ctypes.CDLL(str(threads_library), mode=ctypes.RTLD_GLOBAL)
+            return Kernels(ctypes.CDLL(str(built)))
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+            return f"the C compiler '{compiler[0]}' fails: {said[-1] if said else 'no message'}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"building it fails: {error}"
+
+
+def _threads() -> int:
+    return torch.get_num_threads()

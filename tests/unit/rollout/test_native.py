@@ -1,0 +1,172 @@
+"""The C functions of a token step against the same arithmetic in torch, in float64."""
+
+import tempfile
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from bapo.errors import ModelError
+from bapo.rollout import native
+from bapo.rollout.cache import RowCache
+from bapo.rollout.native import kernels, why_no_kernels
+from bapo.rollout.native_decoder import NativeCache
+from bapo.types import Prompt
+from tests.rollout_models import tiny_engine, tiny_policy
+
+needs_compiler = pytest.mark.skipif(bool(why_no_kernels()), reason=why_no_kernels())
+
+
+@pytest.fixture
+def unbuilt():
+    """Whatever is built or refused here is forgotten, before and after."""
+    native._built.cache_clear()
+    yield
+    native._built.cache_clear()
+
+
+def numbers(*shape, scale=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))) * scale
+
+
+@needs_compiler
+@pytest.mark.parametrize("width", [1, 7, 16, 129])
+def test_norms_are_those_of_float64(width):
+    states, out = numbers(5, width), torch.empty(5, width)
+    kernels().normalise(states, 1e-6, out)
+    exact = states.double() / (states.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    assert (out - exact).abs().max() < 1e-6
+
+
+@needs_compiler
+def test_activations_are_those_of_float64_over_the_whole_range():
+    gate = torch.cat([torch.linspace(-200, 200, 2001), torch.linspace(-2, 2, 2001)])[None]
+    joined, out = torch.cat([gate, torch.ones_like(gate)], dim=1), torch.empty_like(gate)
+    kernels().gated_activation(joined, out)
+    exact = functional.silu(gate.double())
+    assert ((out - exact).abs() <= 1e-6 * exact.abs() + 1e-30).all()
+
+
+@needs_compiler
+def test_what_is_not_a_number_stays_none():
+    states, out = torch.tensor([[1.0, float("nan")], [1.0, 2.0]]), torch.empty(2, 2)
+    kernels().normalise(states, 1e-6, out)
+    assert out[0].isnan().all()
+    assert out[1].isfinite().all()
+    activated = torch.empty(2, 1)
+    kernels().gated_activation(torch.tensor([[float("nan"), 1.0], [1.0, 1.0]]), activated)
+    assert activated[0].isnan()
+    assert activated[1].isfinite()
+
+
+def prompts_of(layers, count, heads, width, size):
+    cache = RowCache()
+    for number in range(layers):
+        states = numbers(2, count, heads, width, size) + number
+        cache.update(states[0], states[1], number)
+    return cache
+
+
+def rotated(states, angles):
+    """`(..., D)` with the two of a pair side by side, turned by `(D / 2,)` angles."""
+    turned = torch.view_as_complex(states.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(turned * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [6, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize(("heads", "key_heads"), [(2, 2), (4, 2), (3, 1)])
+def test_attention_is_that_of_float64_while_rows_come_and_go(size, heads, key_heads):
+    """Two layers, forty tokens: room is doubled twice, rows are moved, half of them leave."""
+    width, pads, prompt_of_row = 5, torch.tensor([0, 3, 1]), [0, 0, 1, 2, 2, 2]
+    prompts = prompts_of(2, 3, key_heads, width, size)
+    told = [(layer.keys.double(), layer.values.double()) for layer in prompts.layers]
+    cache = NativeCache(prompts, pads, prompt_of_row, 40, heads, torch.arange(size))
+    angles = torch.rand(64, size // 2, generator=torch.Generator().manual_seed(1)).double()
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1).float().contiguous()
+    own = [[[] for _ in prompt_of_row] for _ in range(2)]
+    rows = list(range(6))
+    generator = torch.Generator().manual_seed(2)
+    for token in range(40):
+        if token in (7, 20):  # the last row takes the place of the first
+            rows = [rows[-1], *rows[1:-1]]
+            cache.keep(len(rows), torch.tensor([0]), torch.tensor([len(rows)]))
+        positions = torch.tensor([10 + row + token for row in rows])
+        for number in range(2):
+            qkv = torch.randn(len(rows), (heads + 2 * key_heads) * size, generator=generator)
+            out = torch.empty(len(rows), heads * size)
+            given = qkv.double().view(len(rows), -1, size)
+            kernels().attend(cache.layer(number), qkv, table, positions, out)
+            for place, row in enumerate(rows):
+                turn = angles[positions[place]]
+                key = rotated(given[place, heads : heads + key_heads], turn)
+                own[number][row].append((key, given[place, heads + key_heads :]))
+                keys, values = (
+                    torch.cat(
+                        [of_prompt[prompt_of_row[row], :, pads[prompt_of_row[row]] :], mine], 1
+                    )
+                    for of_prompt, mine in zip(
+                        told[number],
+                        [torch.stack(one, dim=1) for one in zip(*own[number][row], strict=True)],
+                        strict=True,
+                    )
+                )
+                queries = rotated(given[place, :heads], turn).view(key_heads, -1, size)
+                exact = torch.softmax(queries @ keys.transpose(1, 2), -1) @ values
+                got = out[place].view_as(exact)
+                assert (got - exact).abs().max() < 2e-5 * (1 + exact.abs().max())
+        cache.advance()
+
+
+@needs_compiler
+def test_completions_do_not_depend_on_the_number_of_threads():
+    policy = tiny_policy()
+    prompts = [Prompt(f"p{number}", "12+3=" * (number % 3 + 1), {}) for number in range(6)]
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            engine = tiny_engine(policy, decoder="native", max_new_tokens=40)
+            rollouts = engine.sample(
+                prompts, version=0, group_size=8, step=1, seed=0, temperature=1.0
+            )
+            made.append([one for rollout in rollouts for one in rollout.completions])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*made, strict=True):
+        assert np.array_equal(one.token_ids, other.token_ids)
+        assert np.abs(one.behavior_logps - other.behavior_logps).max() < 1e-5
+
+
+def test_without_a_compiler_torch_takes_over_and_asking_for_c_is_refused(monkeypatch, unbuilt):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert why_no_kernels() == "there is no C compiler 'no-such-compiler'"
+    assert tiny_engine().decoder == "torch"
+    with pytest.raises(ModelError, match="no C compiler 'no-such-compiler'; install a C compiler"):
+        tiny_engine(decoder="native")
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch, unbuilt, tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'out of luck' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    assert why_no_kernels() == f"the C compiler '{broken}' fails: out of luck"
+
+
+@needs_compiler
+def test_a_model_that_no_decoder_knows_is_run_by_its_module_or_refused():
+    policy = tiny_policy("gpt2")
+    assert tiny_engine(policy).decoder == "module"
+    for asked in ("native", "torch"):
+        with pytest.raises(ModelError, match=f"'rollout.decoder' is {asked}.*GPT2LMHeadModel"):
+            tiny_engine(policy, decoder=asked)
+
+
+@needs_compiler
+def test_building_leaves_no_file_behind(monkeypatch, tmp_path, unbuilt):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kernels()
+    assert list(tmp_path.iterdir()) == []
