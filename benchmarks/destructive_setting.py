@@ -66,16 +66,12 @@ def main() -> None:
     policy, setting = arguments.policy, arguments.setting
     output = arguments.output or Path(f"docs/figures/{setting}_{policy}.svg")
     steps = arguments.steps or STEPS[policy]
-    is_harmless = setting == "harmless"
-    rate = LEARNING_RATES[policy] * (1 if is_harmless else 10)
-    training = {"learning_rate": rate, "weight_decay": arguments.weight_decay}
-    delay = 5 if is_harmless else 50
     with drawing(10.5, 4.2) as figure:
         accuracy, distance = figure.subplots(1, 2)
         for name in arguments.variants:
-            colour, changes = VARIANTS[name]
-            sections = _sections(training, delay, changes)
-            runs = [_train(policy, sections, seed, steps) for seed in range(arguments.seeds)]
+            colour = VARIANTS[name][0]
+            sections = settings_of(name, policy, setting, arguments.weight_decay)
+            runs = [train_once(policy, sections, seed, steps) for seed in range(arguments.seeds)]
             places = np.array(runs[0]["steps"])
             _draw(accuracy, places, [run["accuracy"] for run in runs], colour, name)
             after = np.arange(1, steps + 1)
@@ -96,22 +92,34 @@ def main() -> None:
     print(f"wrote {output}")
 
 
-def _sections(
-    training: Mapping[str, float], delay: int, changes: tuple[Sections, ...]
+def settings_of(
+    variant: str,
+    policy: str,
+    setting: str,
+    weight_decay: float = TrainingSettings().weight_decay,
 ) -> dict[str, dict[str, Any]]:
-    """The settings of a variant, by section."""
+    """The settings of a variant, by section.
+
+    Args:
+        variant: A key of `VARIANTS`.
+        policy: A key of `LEARNING_RATES`.
+        setting: `destructive` or `harmless`.
+        weight_decay: AdamW's.
+    """
+    is_harmless = setting == "harmless"
+    rate = LEARNING_RATES[policy] * (1 if is_harmless else 10)
     sections: dict[str, dict[str, Any]] = {
-        "adaptation": {"behavior_sync_every": delay},
+        "adaptation": {"behavior_sync_every": 5 if is_harmless else 50},
         "objective": {"bound_after_update": True},
-        "training": dict(training),
+        "training": {"learning_rate": rate, "weight_decay": weight_decay},
     }
-    for change in changes:
+    for change in VARIANTS[variant][1]:
         for section, values in change.items():
             sections[section] = {**sections[section], **values}
     return sections
 
 
-def _train(
+def train_once(
     policy: str, sections: dict[str, dict[str, Any]], seed: int, steps: int
 ) -> dict[str, Any]:
     """One run: its accuracy at some steps, and what its metrics say."""

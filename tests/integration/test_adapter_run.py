@@ -161,6 +161,19 @@ def test_quantised_weights_are_not_trained_without_an_adapter(folder, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_an_adapter_over_8_bit_weights_is_trained_and_resumes_bit_for_bit(folder, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    rounded = ("model.quantization=8bit", "rollout.probe_tolerance=0.5")
+    recipe = recipe_of(folder, *SHORT, *ADAPTER, *rounded)
+    train(recipe, tmp_path / "whole")
+    lora = dict(policy_of(tmp_path / "whole" / "model").model.named_parameters())
+    assert any(value.abs().max() > 0 for name, value in lora.items() if "lora_B" in name)
+    with pytest.raises(DiedError):
+        train(recipe, tmp_path / "cut", progress=DyingProgress(3))
+    train(recipe, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole", STEPS)
+
+
 def test_the_character_tokenizer_is_saved_beside_the_adapter(folder):
     read = policy_of(folder / "run" / "model").tokenizer
     assert read("3+4=")["input_ids"] == character_tokenizer()("3+4=")["input_ids"]
