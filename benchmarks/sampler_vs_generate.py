@@ -7,6 +7,7 @@ slows both; what counts is the ratio of tokens per second, not either number.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -56,7 +57,12 @@ def main() -> None:
         )
         return sum(len(one.token_ids) for rollout in rollouts for one in rollout.completions)
 
-    theirs = _generate(model, tokenizer, prompts, arguments)
+    other = copy.deepcopy(model)
+    extra: dict[str, Any] = {}
+    if arguments.compile:
+        other.forward = torch.compile(other.forward, dynamic=True)
+        extra = {"cache_implementation": "static", "disable_compile": True}  # not a second time
+    theirs = _generate(other, tokenizer, prompts, arguments, extra)
     ratios: list[float] = []
     rates: list[tuple[float, float]] = []
     for number in range(arguments.repeats + 1):
@@ -84,6 +90,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     decoders = ["auto", "native", "torch", "module"]
     parser.add_argument("--decoder", choices=decoders, default="auto", help="rollout.decoder")
+    parser.add_argument(
+        "--compile", action="store_true", help="generate with torch.compile and a static cache"
+    )
     parser.add_argument("--json", action="store_true", help="print the rounds as one object")
     return parser.parse_args()
 
@@ -111,7 +120,11 @@ def _model(arguments: argparse.Namespace, vocabulary: int) -> PreTrainedModel:
 
 
 def _generate(
-    model: PreTrainedModel, tokenizer: Any, prompts: list[Prompt], arguments: argparse.Namespace
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: list[Prompt],
+    arguments: argparse.Namespace,
+    extra: dict[str, Any],
 ) -> Callable[[int], int]:
     texts = [prompt.content for prompt in prompts for _ in range(arguments.group_size)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
@@ -131,6 +144,7 @@ def _generate(
             max_new_tokens=arguments.new_tokens,
             eos_token_id=END,
             pad_token_id=0,
+            **extra,
         )[:, width:]
         ended = (output == END).int().cumsum(dim=1)
         before_or_at_end = (ended == 0) | ((ended == 1) & (output == END))
