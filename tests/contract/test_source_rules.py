@@ -112,7 +112,7 @@ def _text(node: ast.expr) -> str:
 
 
 @each_file
-def test_files_and_functions_are_short_or_say_why_no_kernels(path):
+def test_files_and_functions_are_short_or_say_why_not(path):
     assert too_long(path.read_text(encoding="utf-8")) == []
 
 
