@@ -70,12 +70,14 @@ class Kernels:
     def normalise(self, states: Tensor, epsilon: float, out: Tensor) -> None:
         """`(R, W)` states over the root of their mean square plus epsilon."""
         rows, width = states.shape
-        self._normalise(rows, width, states.data_ptr(), epsilon, out.data_ptr(), _threads())
+        assert out.shape == states.shape
+        self._normalise(rows, width, address(states), epsilon, address(out), _threads())
 
     def gated_activation(self, joined: Tensor, out: Tensor) -> None:
         """`silu(gate) * up`, `(R, I)`, where `(R, 2 I)` holds gate and then up."""
         rows, width = out.shape
-        self._activate(rows, width, joined.data_ptr(), out.data_ptr(), _threads())
+        assert joined.shape == (rows, 2 * width)
+        self._activate(rows, width, address(joined), address(out), _threads())
 
     def attend(
         self, batch: BatchStruct, qkv: Tensor, rotation: Tensor, positions: Tensor, out: Tensor
@@ -92,12 +94,17 @@ class Kernels:
         Raises:
             MemoryError: There is no memory for the scores of a row.
         """
+        assert batch.length < batch.capacity
+        assert qkv.shape == (batch.rows, (batch.heads + 2 * batch.key_heads) * batch.size)
+        assert out.shape == (batch.rows, batch.heads * batch.size)
+        assert rotation.shape[1] == batch.size
+        assert positions.shape == (batch.rows,)
         failed = self._attend(
             ctypes.addressof(batch),
-            qkv.data_ptr(),
-            rotation.data_ptr(),
-            positions.data_ptr(),
-            out.data_ptr(),
+            address(qkv),
+            address(rotation),
+            address(positions, torch.int64),
+            address(out),
             _threads(),
         )
         if failed:
@@ -130,30 +137,48 @@ def _built() -> Kernels | str:
     threads_library = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
     if threads_library is None:
         return "torch does not run on GNU's OpenMP here"
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    named = os.environ.get("CC", "").strip() or "cc"
+    try:
+        compiler = shlex.split(named)
+    except ValueError as error:
+        return f"CC is no command, {named}: {error}"
     if shutil.which(compiler[0]) is None:
         return f"there is no C compiler '{compiler[0]}'"
-    source = resources.files("bapo.rollout").joinpath("kernels.c").read_bytes()
-    with tempfile.TemporaryDirectory(prefix="bapo-") as folder:
-        built = Path(folder) / "kernels.so"
-        half = Path(folder) / "kernels.o"
-        # Linked without OpenMP: its symbols are found in the library that torch has loaded.
-        steps = (
-            [*compiler, *_FLAGS.split(), "-x", "c", "-c", "-", "-o", str(half)],
-            [*compiler, "-shared", str(half), "-o", str(built), "-lm"],
-        )
-        try:
-            for command, given in zip(steps, (source, None), strict=True):
-                subprocess.run(
-                    command, input=given, capture_output=True, check=True, timeout=_BUILD_SECONDS
-                )
+    try:
+        # Where what is loaded cannot be removed, as on some network disks, it is left there.
+        with tempfile.TemporaryDirectory(prefix="bapo-", ignore_cleanup_errors=True) as folder:
+            built = _build(compiler, Path(folder))
             ctypes.CDLL(str(threads_library), mode=ctypes.RTLD_GLOBAL)
             return Kernels(ctypes.CDLL(str(built)))
-        except subprocess.CalledProcessError as error:
-            said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
-            return f"the C compiler '{compiler[0]}' fails: {said[-1] if said else 'no message'}"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"building it fails: {error}"
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+        return f"the C compiler '{compiler[0]}' fails: {said[-1] if said else 'no message'}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"building it fails: {error}"
+
+
+def _build(compiler: list[str], folder: Path) -> Path:
+    """Builds a shared library in a folder."""
+    source = resources.files("bapo.rollout").joinpath("kernels.c").read_bytes()
+    built, half = folder / "kernels.so", folder / "kernels.o"
+    # Linked without OpenMP: its symbols are found in the library that torch has loaded.
+    steps = (
+        [*compiler, *_FLAGS.split(), "-x", "c", "-c", "-", "-o", str(half)],
+        [*compiler, "-shared", str(half), "-o", str(built), "-lm"],
+    )
+    for command, given in zip(steps, (source, b""), strict=True):
+        subprocess.run(
+            command, input=given, capture_output=True, check=True, timeout=_BUILD_SECONDS
+        )
+    return built
+
+
+def address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    """Where the numbers lie that C reads and writes, one after the other."""
+    assert tensor.is_cpu
+    assert tensor.dtype is dtype
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
 
 
 def _threads() -> int:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from bapo.rollout.cache import RowCache
 from bapo.rollout.decoder import TokenDecoder, Workspace
-from bapo.rollout.native import BatchStruct, kernels
+from bapo.rollout.native import BatchStruct, address, kernels
 
 # Tokens of its own that a row has room for at first.
 _FIRST_CAPACITY = 16
@@ -28,7 +28,8 @@ class NativeCache:
     Life cycle: made from the prompts' cache, whose contents it takes over; `layer` is asked for
     once per layer and token, then `advance`; `keep` drops rows that have ended. Room for the rows'
     own tokens is doubled when it is full, so that what is read lies close together and short
-    completions do not pay for long ones; half of the rows gone, it is given back.
+    completions do not pay for long ones; half of the rows gone, it is given back, and with it the
+    prompts that no row is left of.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class NativeCache:
         self.rows = rows
         if 2 * rows <= len(self._keys[0]):
             self._move(rows, self._keys[0].shape[2])
+            self._drop_prompts()
         self._describe()
 
     def _move(self, rows: int, capacity: int) -> None:
@@ -107,15 +109,26 @@ class NativeCache:
                 moved[:, :, : self.length] = states[:rows, :, : self.length]
                 held[number] = moved
 
+    def _drop_prompts(self) -> None:
+        """Lets prompts go that no row continues, once they are half of those held."""
+        left, numbers = torch.unique(self._prompt[: self.rows], return_inverse=True)
+        if 2 * len(left) > len(self._pads):
+            return
+        self._prompt, self._pads = numbers, self._pads[left]
+        for held in (self._prompt_keys, self._prompt_values):
+            for number, states in enumerate(held):
+                held[number] = states.index_select(0, left)
+
     def _describe(self) -> None:
         for number, struct in enumerate(self._structs):
             struct.rows, struct.length = self.rows, self.length
             struct.capacity = self._keys[number].shape[2]
-            struct.prompt_of_row, struct.pads = self._prompt.data_ptr(), self._pads.data_ptr()
-            struct.prompt_keys = self._prompt_keys[number].data_ptr()
-            struct.prompt_values = self._prompt_values[number].data_ptr()
-            struct.keys = self._keys[number].data_ptr()
-            struct.values = self._values[number].data_ptr()
+            struct.prompt_of_row = address(self._prompt, torch.int64)
+            struct.pads = address(self._pads, torch.int64)
+            struct.prompt_keys = address(self._prompt_keys[number])
+            struct.prompt_values = address(self._prompt_values[number])
+            struct.keys = address(self._keys[number])
+            struct.values = address(self._values[number])
 
 
 class NativeDecoder(TokenDecoder[NativeCache]):

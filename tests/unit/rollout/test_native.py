@@ -157,6 +157,64 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, unbuilt, tmp_path):
 
 
 @needs_compiler
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_cc_is_none(monkeypatch, unbuilt, empty):
+    monkeypatch.setenv("CC", empty)
+    assert why_no_kernels() == ""
+
+
+def test_a_cc_that_is_no_command_is_quoted(monkeypatch, unbuilt):
+    monkeypatch.setenv("CC", "gcc 'unclosed")
+    assert why_no_kernels() == "CC is no command, gcc 'unclosed: No closing quotation"
+
+
+@needs_compiler
+def test_without_a_temporary_folder_torch_takes_over(monkeypatch, unbuilt, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert "No such file or directory" in why_no_kernels()
+    assert tiny_engine().decoder == "torch"
+
+
+@needs_compiler
+def test_what_c_would_misread_is_not_handed_over():
+    states, out = torch.ones(4, 6), torch.empty(4, 6)
+    for wrong in (states.double(), torch.ones(6, 4).t(), torch.ones(4, 12)[:, :6]):
+        with pytest.raises(AssertionError):
+            kernels().normalise(wrong, 1e-6, out)
+    with pytest.raises(AssertionError):
+        kernels().gated_activation(states, out)
+
+
+@needs_compiler
+def test_a_row_without_room_for_its_newest_token_is_not_attended():
+    cache = NativeCache(prompts_of(1, 1, 1, 3, 4), torch.tensor([0]), [0], 1, 1, torch.arange(4))
+    arguments = (torch.ones(1, 12), torch.ones(2, 4), torch.tensor([1]), torch.empty(1, 4))
+    kernels().attend(cache.layer(0), *arguments)
+    cache.advance()
+    with pytest.raises(AssertionError):
+        kernels().attend(cache.layer(0), *arguments)
+
+
+@needs_compiler
+def test_prompts_that_no_row_continues_are_let_go_and_the_others_found_again():
+    pads, heads, size = torch.tensor([0, 2, 1, 0]), 2, 4
+    whole, left = (
+        NativeCache(prompts_of(2, 4, 1, 5, size), pads, rows, 4, heads, torch.arange(size))
+        for rows in ([0, 1, 2, 3], [3, 1])
+    )
+    whole.keep(2, torch.tensor([0]), torch.tensor([3]))
+    assert [len(states) for states in whole._prompt_keys + whole._prompt_values] == [2] * 4
+    assert whole._prompt.tolist() == [1, 0]
+    table, positions = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
+    found = []
+    for cache in (whole, left):
+        out = torch.empty(2, heads * size)
+        kernels().attend(cache.layer(1), numbers(2, (heads + 2) * size), table, positions, out)
+        found.append(out)
+    assert torch.equal(*found)
+
+
+@needs_compiler
 def test_a_model_that_no_decoder_knows_is_run_by_its_module_or_refused():
     policy = tiny_policy("gpt2")
     assert tiny_engine(policy).decoder == "module"
