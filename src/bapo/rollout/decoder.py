@@ -96,7 +96,7 @@ def supports(model: PreTrainedModel) -> bool:
     if type(model) not in _KNOWN_MODELS or model.device.type != "cpu":
         return False
     plain = all(
-        type(module) is nn.Linear
+        type(module) is nn.Linear and (module.bias is None or name != "lm_head")
         for name, module in model.named_modules()
         if name.endswith(("_proj", "lm_head"))
     )
@@ -237,15 +237,15 @@ class TokenDecoder(ABC, Generic[C]):
     def _room(self, rows: int) -> Workspace:
         """Where a step writes; the same memory for as long as there are no more rows."""
         if rows > self._whole.rows:
-            layer = self._layers[0]
+            layer, empty = self._layers[0], self._embedding.new_empty
             self._whole = Workspace(
-                hidden=torch.empty((rows, layer.qkv.shape[0])),
-                normed=torch.empty((rows, layer.qkv.shape[0])),
-                length=torch.empty((rows, 1)),
-                qkv=torch.empty((rows, layer.qkv.shape[1])),
-                mixed=torch.empty((rows, layer.output.shape[0])),
-                joined=torch.empty((rows, layer.gate_up.shape[1])),
-                activated=torch.empty((rows, layer.down.shape[0])),
+                hidden=empty((rows, layer.qkv.shape[0])),
+                normed=empty((rows, layer.qkv.shape[0])),
+                length=empty((rows, 1)),
+                qkv=empty((rows, layer.qkv.shape[1])),
+                mixed=empty((rows, layer.output.shape[0])),
+                joined=empty((rows, layer.gate_up.shape[1])),
+                activated=empty((rows, layer.down.shape[0])),
             )
         if rows != self._space.rows:
             self._space = self._whole.first(rows)

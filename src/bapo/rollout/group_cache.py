@@ -63,7 +63,8 @@ class GroupCache:
         self._values: list[Tensor] = []
         rows = len(prompt_of_row)
         self._narrowest = min(capacity, 1 + _SLOW_PRODUCT // self._size)
-        self._nothing = torch.full((rows * heads, self._narrowest), float("-inf"))
+        # In the keys' own number type, whatever torch's default is.
+        self._nothing = first.keys.new_full((rows * heads, self._narrowest), float("-inf"))
         for layer in prompts.layers:
             keys, values = layer.keys, layer.values
             assert keys is not None
@@ -77,7 +78,7 @@ class GroupCache:
                 held.append(values.new_empty(shape))
                 held[-1][:, :, : self._narrowest] = 0.0
         hidden = torch.arange(self._width) < pads[:, None]
-        bias = torch.zeros((count, self._width)).masked_fill_(hidden, float("-inf"))
+        bias = self._nothing.new_zeros((count, self._width)).masked_fill_(hidden, float("-inf"))
         self._bias = self._by_head(bias) if bool(hidden.any()) else None
         self.length = 0
         self.rows = rows

@@ -114,6 +114,18 @@ def errors(policy: Policy, rollouts: list[Rollout]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("decoder", BY_HAND)
+def test_the_default_number_type_of_torch_changes_no_completion(decoder):
+    engine = tiny_engine(decoder=decoder)
+    expected = sample(engine)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = sample(engine)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same_completions(found, expected)
+
+
+@pytest.mark.parametrize("decoder", BY_HAND)
 @pytest.mark.parametrize("name", FAST_ARCHITECTURES)
 def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name, decoder):
     policy = with_uneven_vectors(tiny_policy(name.split()[0], **FAST_ARCHITECTURES[name]))
@@ -139,6 +151,9 @@ def test_the_hand_written_decoder_declines_what_would_change_the_arithmetic():
     assert not supports(tiny_model("llama", mlp_bias=True))
     assert not supports(tiny_model("qwen2", layer_types=["full_attention", "sliding_attention"]))
     assert not supports(tiny_model("llama").bfloat16())
+    biased = tiny_model("llama")
+    biased.lm_head.bias = torch.nn.Parameter(torch.ones(len(biased.lm_head.weight)))
+    assert not supports(biased)
     assert not supports(tiny_model("llama", hidden_size=1032, num_hidden_layers=1))
     hooked = tiny_model("llama")
     hooked.model.layers[0].mlp.register_forward_hook(lambda *_: None)
