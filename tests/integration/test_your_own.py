@@ -44,6 +44,10 @@ def accuracy(prompts, completions, gold, **kwargs):
     return [sum(char in right for char in text) / 8 for text, right in zip(contents, gold)]
 
 
+def reads_messages(completions, **kwargs):
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
 async def slowly(completions, **kwargs):
     return [1.0 for _ in completions]
 '''
@@ -109,6 +113,15 @@ def test_parquet_a_system_prompt_and_a_reward_function_of_trls_make_a_run(place)
     assert example["prompt"].startswith("Be brief.\nWhat is ")
     saved = yaml.safe_load((place / "run" / "recipe.yaml").read_text())
     assert saved["rollout"]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(("chat", "advised"), [(True, True), (False, False)])
+def test_a_function_for_trl_that_fails_on_texts_is_told_of_messages(place, chat, advised):
+    content = recipe(reward={"verifier": "rewards.py:reads_messages"})
+    content["task"] |= {"chat": chat} if chat else {"chat": chat, "system_prompt": ""}
+    with pytest.raises(BapoError, match=r"fails on all of 8 .*string indices") as refusal:
+        train(resolve_recipe(content), place / "run")
+    assert str(refusal.value).endswith("needs 'reward.completions_as' messages.") == advised
 
 
 def test_a_coroutine_is_refused_before_anything_is_written(place):

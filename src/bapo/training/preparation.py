@@ -192,7 +192,19 @@ def try_verifier(recipe: Recipe, parts: RunParts) -> None:
         raise VerifierError(
             f"The verifier fails on all of {len(verdicts)} answers that it was tried on; the first "
             f"one is {verdicts[0].status.value}: {verdicts[0].detail}"
+            + (_advice(recipe, parts) if verdicts[0].status is VerdictStatus.ERROR else "")
         )
+
+
+def _advice(recipe: Recipe, parts: RunParts) -> str:
+    """What functions written for TRL need, where prompts are chats and answers come as texts."""
+    chats = any(not isinstance(prompt.content, str) for prompt in parts.data.training[:FIRST_LOOK])
+    if not chats or recipe.reward.completions_as != "text":
+        return ""
+    return (
+        " A function that takes answers as lists of messages, as TRL gives them, needs "
+        "'reward.completions_as' messages."
+    )
 
 
 def _data(recipe: Recipe, screened: ScreenedData) -> RunData:
