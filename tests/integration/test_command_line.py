@@ -380,6 +380,14 @@ def test_an_output_in_a_folder_that_cannot_be_written_to_is_refused_at_once(bapo
     ("arguments", "expected"),
     [
         (("eval", "model"), "Name the task with --task, such as --task countdown-4."),
+        (
+            ("eval", "model", "evaluation.prompts=4", "--task", "countdown"),
+            "'evaluation.prompts' is a setting of runs; bapo eval takes --prompts 4 instead.",
+        ),
+        (
+            ("eval", "model", "seed=3", "--task", "countdown"),
+            "'seed' is a setting of runs; bapo eval takes --seed 3 instead.",
+        ),
         (("eval", "model", "--task", "chess"), "Unknown task 'chess': known are aime24, "),
         (("eval", "./absent", "--task", "countdown"), "The model folder './absent' does not exist"),
         (("eval", "unfinished"), "The run 'unfinished' has no trained model; one is written when"),
@@ -445,6 +453,11 @@ def test_a_run_can_be_measured_inspected_and_reported_by_its_folder_alone(bapo, 
     assert code == 0
     assert "run on sums" in out
     assert "95 %" in out
+    # A held-out prompt that is left out is said, but not where the JSON object stands.
+    short = ("rollout.max_prompt_tokens=5", "--prompts", "20", "--samples", "2", "--json")
+    code, out, err = bapo("eval", "run", verifier, *short)
+    assert (code, json.loads(out)["levels"]["all"]["problems"] < 20) == (0, True)
+    assert "held-out prompts cannot be used, the first of them" in err
     code, out, _ = bapo("eval", "run", verifier, "--prompts", "2", "--samples", "2", "--json")
     told = json.loads(out)
     assert (code, told["task"], told["levels"].keys()) == (0, "sums", {"all"})

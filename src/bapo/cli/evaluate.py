@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from bapo.cli.options import (
@@ -25,6 +26,13 @@ from bapo.errors import RunFolderError, SettingError
 if TYPE_CHECKING:
     from bapo.evaluation import Evaluation
     from bapo.reporting.intervals import Interval
+
+_OPTIONS = {
+    "evaluation.samples": "--samples",
+    "evaluation.prompts": "--prompts",
+    "seed": "--seed",
+}
+"""Settings of a run that an evaluation on its own takes as options."""
 
 
 def evaluate(
@@ -47,6 +55,7 @@ def evaluate(
     """
     folder = Path(model)
     _check_there(folder)
+    _refuse_unread(overrides or ())
     content: dict[str, Any] = {"model": model}
     if is_run(folder):
         content = read_yaml(folder / "recipe.yaml")
@@ -63,6 +72,9 @@ def evaluate(
     from bapo.tasks import build_task, chance, verifier_name
 
     quiet_libraries()
+    # With --json nothing but the object may be on stdout.
+    aside = Console(stderr=True, highlight=False, soft_wrap=True) if as_json else console
+    aside.print("[dim]bapo: loading model and data[/]")
     built = build_task(recipe.task)
     result = evaluate_model(
         recipe.model,
@@ -71,7 +83,7 @@ def evaluate(
         EvaluationRequest(prompts, samples, seed, recipe.evaluation.temperature),
         rollout=recipe.rollout,
         reward=recipe.reward,
-        notice=lambda sentence: console.print(f"[dim]{harmless(sentence)}[/]"),
+        notice=lambda sentence: aside.print(f"[dim]{harmless(sentence)}[/]"),
     )
     levels = sorted({one.level for one in result.prompts if one.level})
     parts = {
@@ -149,6 +161,17 @@ def _check_there(folder: Path) -> None:
     if near or is_path or (beside != Path() and beside.is_dir()):
         meant = f": did you mean '{beside / near[0]}'?" if near else "."
         raise RunFolderError(f"There is neither a run nor a model in '{folder}'{meant}")
+
+
+def _refuse_unread(overrides: Sequence[str]) -> None:
+    """A setting that has an option here would be read by nothing, and the default be measured."""
+    for one in overrides:
+        name, _, value = one.partition("=")
+        if option := _OPTIONS.get(name.strip()):
+            raise SettingError(
+                f"'{name.strip()}' is a setting of runs; bapo eval takes {option} "
+                f"{value.strip()} instead."
+            )
 
 
 def _check_trusted(folder: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> None:
