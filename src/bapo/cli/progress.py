@@ -13,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from bapo.cli.options import console as terminal
 from bapo.cli.options import harmless
@@ -25,12 +26,15 @@ _SPLITS = {
     "training_again": "training problems, asked again",
 }
 _LINE_EVERY = 10
+_WIDE = 112
+"""Columns of a terminal from which a bar has room beside the words."""
 
 
 class TerminalProgress:
     """Shows a run in the terminal; a context manager.
 
     In a terminal that cannot move its cursor the bar is left out and every tenth step is a line.
+    A narrow one, such as of 80 columns, shows the numbers without the bar.
 
     Args:
         title: What stands before the bar.
@@ -40,13 +44,14 @@ class TerminalProgress:
     def __init__(self, title: str, console: Console = terminal) -> None:
         self._console = console
         self._title = title
+        wide = console.width >= _WIDE
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            *([BarColumn(bar_width=24)] if wide else []),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *([TimeElapsedColumn(table_column=Column(no_wrap=True))] if wide else []),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
             disable=not console.is_terminal,
