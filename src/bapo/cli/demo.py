@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Overrides, console, quiet_libraries, say_shortfalls
+from bapo.cli.options import Overrides, console, program, quiet_libraries, say_shortfalls
 from bapo.config import load_recipe
 from bapo.errors import RunInterruptedError
 
@@ -45,7 +45,7 @@ def demo(
         except RunInterruptedError as error:
             raise RunInterruptedError(
                 "The demo was interrupted and is saved; go on with: "
-                f"bapo demo --output {shlex.quote(str(folder))} --resume"
+                f"{program()} demo --output {shlex.quote(str(folder))} --resume"
             ) from error
     page = write_report([folder], folder / "report" / "report.html")
     before, after = summary["held_out_before"], summary["held_out_after"]

@@ -1,6 +1,9 @@
 """Arguments that several commands take."""
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +48,14 @@ console = Console(highlight=False, soft_wrap=True)
 def harmless(text: object) -> str:
     """A text for `console` whose control codes and markup are shown and do nothing."""
     return escape(visible(str(text)))
+
+
+def program() -> str:
+    """What calls bapo again: its name, or where that is not on PATH, as with make, its path."""
+    called = Path(sys.argv[0])
+    if called.name == "bapo" and not shutil.which("bapo"):
+        return shlex.quote(str(called))
+    return "bapo"
 
 
 def listed(text: str, name: str) -> list[str]:
