@@ -85,7 +85,8 @@ def tiny_engine(
         stop=stop,
         token_budget=token_budget,
         decoder=decoder,
+        refill=refill,
     )
-    engine = EmbeddedEngine.of_policy(policy, settings, compact_below=compact_below, refill=refill)
+    engine = EmbeddedEngine.of_policy(policy, settings, compact_below=compact_below)
     engine.publish(0, dict(policy.model.named_parameters()))
     return engine

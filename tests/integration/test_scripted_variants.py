@@ -192,6 +192,21 @@ def test_hard_prompts_are_asked_with_the_first_fresh_ones_and_not_with_further_r
     assert records[1].metrics["groups_sampled_retried"] == 1
 
 
+def test_hard_prompts_are_asked_by_themselves_where_refilling_is_off():
+    loops = [
+        make_loop(
+            "a0@0 b4@0 a3@1 e4@1",
+            "a b a e",
+            adaptation=RETRIES,
+            rollout={"group_size": 4, "refill": refill},
+        )
+        for refill in (True, False)
+    ]
+    joint, apart = ([fates_of(loop.advance()) for _ in range(2)] for loop in loops)
+    assert joint == apart
+    assert [calls_of(loop) for loop in loops] == [["ab@0", "aea@1"], ["ab@0", "ae@1", "a@1"]]
+
+
 def test_a_sync_brought_forward_lets_hard_prompts_share_the_call_of_that_step():
     """v = 5, but step 1 asks for a sync; at the retries of step 4 the weights are apart again."""
     loop = make_loop(

@@ -251,6 +251,11 @@ class RolloutSettings:
     token_budget: int = setting(
         32768, "cache positions, prompt and new tokens together, in one sampling batch", low=16
     )
+    refill: bool = setting(
+        True,
+        "waiting prompts join a batch as rows end (where token steps are by hand), and retried "
+        "prompts are sampled with fresh ones where the weights are the same",
+    )
     decoder: str = setting(
         "auto",
         "what runs token steps: native (by hand, small operations in C, built when first used), "
@@ -291,6 +296,7 @@ class RewardSettings:
     overlong_penalty: float = setting(
         1.0, "the penalty at rollout.max_new_tokens; what is correct does not change", above=0
     )
+    overlap: bool = setting(True, "a group is verified while others are still being sampled")
     timeout_seconds: float = setting(5.0, "wall-clock limit for one completion", above=0)
     workers: int = setting(2, "verifier processes", low=1, high=256)
     memory_megabytes: int = setting(2048, "address space of each verifier process", low=64)

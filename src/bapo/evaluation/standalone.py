@@ -74,7 +74,7 @@ def evaluate_model(
             seed=request.seed,
             temperature=request.temperature,
             examples=request.examples,
-            begin_verifying=verify.begin,
+            begin_verifying=verify.begin if reward.overlap else None,
         )
 
 

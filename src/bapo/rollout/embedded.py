@@ -38,7 +38,6 @@ class EmbeddedEngine:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
-        refill: bool = True,
     ) -> None:
         """Makes an engine that holds no version yet.
 
@@ -47,7 +46,6 @@ class EmbeddedEngine:
             encoder: Encodes prompts and decodes completions.
             settings: New tokens, stop strings and the token budget.
             compact_below: See `Sampler`.
-            refill: See `Sampler`.
 
         Raises:
             ModelError: The model's architecture is not supported, or not by `rollout.decoder`.
@@ -57,9 +55,7 @@ class EmbeddedEngine:
         head: Any = model.get_output_embeddings()
         self._score_budget = min(settings.token_budget, _SCORE_NUMBERS // head.weight.shape[0])
         self._weights = VersionedWeights(model)
-        self._sampler = Sampler(
-            model, encoder, settings, compact_below=compact_below, refill=refill
-        )
+        self._sampler = Sampler(model, encoder, settings, compact_below=compact_below)
 
     @classmethod
     def of_policy(
@@ -68,7 +64,6 @@ class EmbeddedEngine:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
-        refill: bool = True,
         open_image: OpenImage | None = None,
     ) -> "EmbeddedEngine":
         """An engine on a loaded policy's own model and tokenizer.
@@ -77,7 +72,6 @@ class EmbeddedEngine:
             policy: The policy.
             settings: Limits of sampling.
             compact_below: See `Sampler`.
-            refill: See `Sampler`.
             open_image: Makes the pictures that the task's prompts show; None where they show none.
         """
         pictures = None
@@ -96,7 +90,6 @@ class EmbeddedEngine:
             encoder,
             settings,
             compact_below=compact_below,
-            refill=refill,
         )
 
     @property

@@ -54,18 +54,15 @@ class Sampler:
         settings: RolloutSettings,
         *,
         compact_below: float = COMPACT_BELOW,
-        refill: bool = True,
     ) -> None:
         """Makes a sampler.
 
         Args:
             model: A causal language model in evaluation mode.
             encoder: Decodes completions.
-            settings: New tokens, stop strings, the token budget and the decoder are read from it.
+            settings: New tokens, stop strings, token budget, decoder and refilling.
             compact_below: Share of live rows in [0, 1] below which ended rows are dropped; changes
                 speed, and no result.
-            refill: Let waiting prompts join while others are still being sampled, where the
-                hand-written decoder runs; changes speed, and results by rounding alone.
 
         Raises:
             ModelError: The model has layers whose state is not a cache of keys and values, or the
@@ -77,7 +74,6 @@ class Sampler:
         self._encoder = encoder
         self._settings = settings
         self._compact_below = compact_below
-        self._refill = refill
         head: Any = model.get_output_embeddings()
         vocabulary = head.weight.shape[0]
         self._stops = StopDetector(
@@ -144,7 +140,7 @@ class Sampler:
         free = budget - sum(one.size * (one.width + one.new_tokens) for one in batches)
         if (
             not waiting
-            or not (joins and self._refill)
+            or not (joins and self._settings.refill)
             or len(batches) >= _BATCHES_AT_ONCE
             or free < _REFILL_SHARE * budget
             or free < waiting.next_need

@@ -222,7 +222,7 @@ class Loop:
 
         Fresh groups become more for as long as informative ones are missing and rounds left. Where
         the behavior policy is the current one, hard prompts are asked in the call of the first
-        fresh ones and share the engine's batches.
+        fresh ones and share the engine's batches, unless `rollout.refill` is off.
         """
         wanted, seed = self.recipe.training.batch_groups, self.recipe.seed
         # A hard prompt may be drawn afresh in the same step; the two groups must not share seeds.
@@ -231,7 +231,7 @@ class Loop:
             version = self.policies.behavior(step, due=self.adaptation.sync_due)
         self.stream.begin_step()
         drawn, hard = self.stream.draw(wanted), self.adaptation.prompts_to_retry(step)
-        joining = hard if version == step - 1 else ()
+        joining = hard if version == step - 1 and self.recipe.rollout.refill else ()
         seeds = [seed] * len(drawn) + [retry_seed] * len(joining)
         groups = self._sample([*drawn, *joining], version, step, seeds, clock)
         fresh, retried = groups[: len(drawn)], groups[len(drawn) :]

@@ -78,6 +78,7 @@ class RunParts:
         loop: Joins them.
         pool: The verifier processes.
         accelerator: Device, precision, trackers.
+        decoder: What runs token steps; see `rollout.decoder`.
     """
 
     policy: Policy
@@ -89,6 +90,7 @@ class RunParts:
     loop: Loop
     pool: VerifierPool
     accelerator: Accelerator
+    decoder: str
 
     @property
     def device(self) -> torch.device:
@@ -136,10 +138,7 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         accelerator=accelerator,
         pictures=engine.encoder.pictures,
     )
-    if engine.decoder == "torch" and recipe.rollout.decoder == "auto":
-        progress.stage(f"token steps are slower than they could be: {why_no_kernels()}")
-    if learner.sharing_refused:
-        progress.stage(f"completions do not share their prompt: {learner.sharing_refused}")
+    _say_what_is_slow(recipe, engine, learner, progress)
     policies = EnginePolicies(
         engine,
         learner,
@@ -159,9 +158,22 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         verify=verify,
         adaptation=adaptation,
         learner=learner,
-        begin_verifying=verify.begin,
+        begin_verifying=verify.begin if recipe.reward.overlap else None,
     )
-    return RunParts(policy, data, learner, policies, stream, adaptation, loop, pool, accelerator)
+    decoder = engine.decoder
+    return RunParts(
+        policy, data, learner, policies, stream, adaptation, loop, pool, accelerator, decoder
+    )
+
+
+def _say_what_is_slow(
+    recipe: Recipe, engine: EmbeddedEngine, learner: Learner, progress: Progress
+) -> None:
+    """Names the fast paths that this model or machine does not take."""
+    if engine.decoder == "torch" and recipe.rollout.decoder == "auto":
+        progress.stage(f"token steps are slower than they could be: {why_no_kernels()}")
+    if learner.sharing_refused:
+        progress.stage(f"completions do not share their prompt: {learner.sharing_refused}")
 
 
 def try_verifier(recipe: Recipe, parts: RunParts) -> None:

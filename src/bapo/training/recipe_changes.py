@@ -20,6 +20,7 @@ _FREE = {
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.max_nonfinite_steps",
+    "reward.overlap",
 }
 """Settings that change what is watched, kept or tolerated, and no number that is trained on; that
 the prompts are still the same is checked apart."""
@@ -30,6 +31,7 @@ _SAID = {
     "reward.memory_megabytes",
     "reward.timeout_seconds",
     "rollout.decoder",
+    "rollout.refill",
     "rollout.token_budget",
     "training.gradient_checkpointing",
     "training.micro_batch_tokens",

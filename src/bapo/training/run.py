@@ -296,7 +296,7 @@ def train(
             check_empty(output)
             parts = prepare(recipe, output, watcher, stack)
             try_verifier(recipe, parts)
-            folder = RunFolder.create(output, recipe, parts.device)
+            folder = RunFolder.create(output, recipe, parts.device, parts.decoder)
             stack.callback(folder.close)
             folder.write_lines(ROWS, row_lines(parts.data.screened))
             folder.append(QUARANTINE, quarantined_row_lines(parts.data.screened))
@@ -339,7 +339,7 @@ def _resumed(
     (folder.path / SUMMARY).unlink(missing_ok=True)
     folder.write_recipe(recipe)
     step = parts.loop.step
-    for change in folder.note_resumption(recipe, parts.device, step):
+    for change in folder.note_resumption(recipe, parts.device, parts.decoder, step):
         progress.stage(f"resuming elsewhere, so results may differ in their last bits: {change}")
     progress.stage(f"resumed after step {step}")
     return Run(

@@ -16,7 +16,6 @@ import torch
 
 from bapo.config import Recipe, write_recipe
 from bapo.errors import CheckpointError, RunFolderError
-from bapo.rollout import why_no_kernels
 from bapo.training.durable import replace_file, sync_file
 from bapo.training.lock import LOCK, FolderLock
 
@@ -52,13 +51,14 @@ class RunFolder:
         self._lock = FolderLock(path)
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, device: torch.device) -> "RunFolder":
+    def create(cls, path: Path, recipe: Recipe, device: torch.device, decoder: str) -> "RunFolder":
         """Makes the folder and writes recipe.yaml and environment.json.
 
         Args:
             path: A folder that does not exist yet or is empty.
             recipe: The resolved recipe.
             device: Where the policy is.
+            decoder: What runs token steps.
 
         Raises:
             RunFolderError: The folder is not empty, is in use, or cannot be written to.
@@ -75,7 +75,7 @@ class RunFolder:
             on_failure.callback(folder.close)
             check_empty(path)  # again, now that no other run can write to it
             folder.write_recipe(recipe)
-            folder.write_json(ENVIRONMENT, _environment(recipe, device))
+            folder.write_json(ENVIRONMENT, _environment(recipe, device, decoder))
             on_failure.pop_all()
         return folder
 
@@ -200,7 +200,9 @@ class RunFolder:
             except OSError as error:
                 raise self._unwritable(name, error) from error
 
-    def note_resumption(self, recipe: Recipe, device: torch.device, step: int) -> list[str]:
+    def note_resumption(
+        self, recipe: Recipe, device: torch.device, decoder: str, step: int
+    ) -> list[str]:
         """Adds to environment.json that the run goes on, where and with what.
 
         Returns:
@@ -209,11 +211,11 @@ class RunFolder:
         Raises:
             RunFolderError: The file cannot be read or written.
         """
-        now = _environment(recipe, device)
+        now = _environment(recipe, device, decoder)
         try:
             start: dict[str, Any] = json.loads((self.path / ENVIRONMENT).read_text("utf-8"))
             past = [*start.get("resumed", []), {"step": step, **now}]
-            kept = ("bapo", "python", "torch", "transformers", "device", "threads", "kernels")
+            kept = ("bapo", "python", "torch", "transformers", "device", "threads", "decoder")
             changes = [
                 f"{name}: {start.get(name)} -> {now[name]}"
                 for name in kept
@@ -269,7 +271,7 @@ def _ends_line(path: Path, position: int) -> bool:
         return file.read(1) == b"\n"
 
 
-def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _environment(recipe: Recipe, device: torch.device, decoder: str) -> dict[str, Any]:
     """Versions, hardware, seed and command."""
     return {
         "bapo": version("bapo"),
@@ -279,15 +281,8 @@ def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "kernels": _kernels(recipe, device),
+        "decoder": decoder,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": recipe.seed,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _kernels(recipe: Recipe, device: torch.device) -> str:
-    """What does the small operations of token steps; C and torch round them differently."""
-    if device.type != "cpu" or recipe.rollout.decoder in ("torch", "module"):
-        return "not used"
-    return "torch" if why_no_kernels() else "native"

@@ -17,7 +17,7 @@ def make_folder():
     made = []
 
     def make(path):
-        made.append(RunFolder.create(path, table_recipe(steps=3), CPU))
+        made.append(RunFolder.create(path, table_recipe(steps=3), CPU, "module"))
         return made[-1]
 
     yield make
