@@ -74,7 +74,6 @@ def evaluate(
     quiet_libraries()
     # With --json nothing but the object may be on stdout.
     aside = Console(stderr=True, highlight=False, soft_wrap=True) if as_json else console
-    aside.print("[dim]bapo: loading model and data[/]")
     built = build_task(recipe.task)
     result = evaluate_model(
         recipe.model,

@@ -51,7 +51,7 @@ def evaluate_model(
         request: How many prompts and completions.
         rollout: Limits of sampling.
         reward: Limits of verification.
-        notice: Told in a sentence of prompts that cannot be used and are left out.
+        notice: Told in a sentence what is measured, and of prompts that cannot be used.
 
     Raises:
         BapoError: Model, data or verifier are wrong; the message says what, where, and the cure.
@@ -62,6 +62,7 @@ def evaluate_model(
     with VerifierPool(verifier, reward) as pool:
         check_verifier(pool)
         checks = (engine.encoder.faults, partial(column_faults, pool))
+        notice(f"measuring {request.samples} answers to each of {request.prompts} held-out prompts")
         prompts = _usable(task.evaluation_prompts(request.prompts), checks, notice)
         verify = GroupVerifier(pool, rollout.max_new_tokens)
         return evaluate(
