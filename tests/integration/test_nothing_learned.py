@@ -41,6 +41,16 @@ def test_a_run_without_an_update_is_no_success(bapo, tmp_path):
     assert "finished, without any update" in out
 
 
+def test_ten_steps_in_a_row_without_an_update_are_said_once_while_the_run_goes_on(bapo, tmp_path):
+    recipe, run = make_ingredients(tmp_path), tmp_path / "run"
+    (tmp_path / "verifier.py").write_text(
+        "def verify(completions, **columns):\n    return [0.0 for _ in completions]\n"
+    )
+    code, out, _ = bapo("train", recipe, *QUICK, "steps=12", "--output", run)
+    assert code == 1
+    assert " ".join(out.split()).count("no update in 10 steps in a row") == 1
+
+
 def test_many_lost_groups_are_said_at_the_end(bapo, tmp_path):
     recipe, run = make_ingredients(tmp_path), tmp_path / "run"
     (tmp_path / "verifier.py").write_text(

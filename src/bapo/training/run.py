@@ -48,6 +48,7 @@ from bapo.training.run_state import (
     run_state,
 )
 from bapo.training.seeds import derived_seed
+from bapo.training.shortfall import IDLE, IDLE_STEPS
 from bapo.types import Prompt
 
 
@@ -65,6 +66,7 @@ class Run:
         evaluations: Evaluations so far, by split and step.
         saved: The step of the newest checkpoint; None before the first.
         begun: Steps that were done before this process.
+        idle: Steps in a row of this process that made no update.
     """
 
     recipe: Recipe
@@ -76,6 +78,7 @@ class Run:
     evaluations: Evaluations = field(default_factory=dict)
     saved: int | None = None
     begun: int = 0
+    idle: int = 0
 
     @property
     def loop(self) -> Loop:
@@ -203,6 +206,9 @@ class Run:
         numbers = {key: value for key, value in metrics.items() if value is not None}
         self.parts.accelerator.log(numbers, step=self.loop.step)
         self.progress.trained(self.loop.step, self.recipe.steps, metrics)
+        self.idle = 0 if metrics["updates"] else self.idle + 1
+        if self.idle == IDLE_STEPS:
+            self.progress.stage(IDLE)
 
     def _save_model(self) -> None:
         """Saves the policy, or its adapter alone; on disk before summary.json says it is there."""

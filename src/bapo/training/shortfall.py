@@ -1,10 +1,20 @@
-"""What a finished run has to say against itself."""
+"""What a run has to say against itself."""
 
 from collections.abc import Mapping
 from typing import Any
 
 MANY = 0.1
 """Share of groups lost above which it is said."""
+
+
+IDLE_STEPS = 10
+"""Steps in a row without an update after which it is said."""
+
+IDLE = (
+    f"no update in {IDLE_STEPS} steps in a row: no batch held a group from which anything could be "
+    "learned; look at examples.jsonl, then try easier problems, more completions "
+    "('rollout.group_size'), or a warm start."
+)
 
 
 def shortfalls(summary: Mapping[str, Any]) -> list[str]:
