@@ -476,6 +476,7 @@ def test_a_second_signal_leaves_at_once(ingredients, tmp_path):
     recipe = str(ingredients / "recipe.yaml")
     process = forked("stuck", 2, log, "train", recipe, "--output", str(run))
     wait_for_lines(run / "metrics.jsonl", 1, process)
+    time.sleep(0.5)  # between its first step and its second one signal would be enough
     os.kill(process.pid, signal.SIGTERM)
     process.join(0.5)
     assert process.is_alive()

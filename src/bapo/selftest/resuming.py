@@ -223,7 +223,7 @@ def _asked_twice(bench: Bench) -> str:
     run = bench.new_folder()
     process = bench.start(run, trap=Trap("stuck", 2))
     wait_for_lines(run / METRICS, 1)
-    time.sleep(0.2)  # the next step comes to where it hangs
+    time.sleep(0.5)  # between the two steps one signal would be enough
     os.kill(process.pid or 0, signal.SIGTERM)
     process.join(0.5)
     alive = process.is_alive()
