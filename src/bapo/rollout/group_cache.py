@@ -45,10 +45,10 @@ class GroupCache:
         """Takes over the prompts.
 
         Args:
-            prompts: Filled by a forward pass over `(N, P)` left-padded prompts; emptied here.
-            pads: `(N,)` padding before each prompt.
-            prompt_of_row: For each of R rows, the prompt that it continues.
-            capacity: Tokens of its own that a row may come to hold.
+            prompts: See `TokenDecoder.cache`, as for the next three.
+            pads: `(N,)`.
+            prompt_of_row: R indices.
+            capacity: In tokens.
             heads: Query heads, a multiple of the key heads.
             order: `(D,)` the order in which the decoder holds the numbers of a key.
         """
