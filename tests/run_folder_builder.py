@@ -466,6 +466,7 @@ def _summary(
             name: sum(record[name] for record in metrics)
             for name in ("updates", "updates_skipped", "groups_sampled_fresh", "groups_unverified")
         },
+        "shortfalls": [],
         "suspect_prompts": [
             {"prompt_id": name, "failed_retries": 2, "step": step} for name, step in retired.items()
         ],

@@ -145,6 +145,10 @@ def sentence(err, place):
         ("steps", "The override 'steps' must have the form section.key=value."),
         ("steps=[", "The value of the override 'steps=[' is not valid YAML."),
         (
+            "reward.verifier=",
+            "'reward.verifier' is empty, but must be a text; give it, or leave it out.",
+        ),
+        (
             "logging.trackers=[tensorbord]",
             "'logging.trackers' is 'tensorbord', but must be one of tensorboard, wandb, trackio.",
         ),
@@ -157,6 +161,22 @@ def sentence(err, place):
 )
 def test_a_wrong_setting_is_named_with_its_cure(refused, override, expected):
     assert refused(override) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("task.pth=x", "Unknown setting 'task.pth': did you mean 'path'?"),
+        ("task.evaluation_share=2", "'task.evaluation_share' is 2.0, but must be above 0 and "),
+        ("reward.verifier=absent.py:verify", "The verifier 'absent.py:verify' was not found: "),
+        ("logging.trackers=[wandb]", "'logging.trackers' names wandb, which is not installed; "),
+    ],
+)
+def test_what_is_wrong_beside_the_model_is_said_before_it_is_looked_for(
+    refused, monkeypatch, override, expected
+):
+    monkeypatch.setattr("bapo.training.preparation.get_available_trackers", list)
+    assert refused("model=someone/absent", override).startswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from tests.resumable_runs import json_lines, make_ingredients
+from bapo.training import train
+from tests.resumable_runs import json_lines, make_ingredients, recipe_of
 
 QUICK = (
     *("steps=2", "training.checkpoint_every=1", "evaluation.every=0"),
@@ -36,6 +37,7 @@ def test_a_run_without_an_update_is_no_success(bapo, tmp_path):
     code, _, err = bapo("train", recipe, *QUICK, "--output", run)
     assert code == 1
     assert "went to its end, but no optimizer update was made in 2 steps" in err
+    assert f"with: bapo inspect {run}" in err
     assert (run / "summary.json").is_file()
     _, out, _ = bapo("inspect", run)
     assert "finished, without any update" in out
@@ -49,6 +51,19 @@ def test_ten_steps_in_a_row_without_an_update_are_said_once_while_the_run_goes_o
     code, out, _ = bapo("train", recipe, *QUICK, "steps=12", "--output", run)
     assert code == 1
     assert " ".join(out.split()).count("no update in 10 steps in a row") == 1
+
+
+def test_a_caller_from_python_is_told_what_the_command_line_says(tmp_path, caplog):
+    make_ingredients(tmp_path)
+    (tmp_path / "verifier.py").write_text(
+        "def verify(completions, **columns):\n    return [0.0 for _ in completions]\n"
+    )
+    summary = train(recipe_of(tmp_path, *QUICK, "steps=10"), tmp_path / "run")
+    (none,) = summary["shortfalls"]
+    assert none.startswith("no optimizer update was made in 10 steps, so the policy is the base")
+    assert [(one.name, one.levelname) for one in caplog.records] == [("bapo", "WARNING")] * 2
+    assert caplog.messages[0].startswith("no update in 10 steps in a row: ")
+    assert caplog.messages[1] == none
 
 
 def test_many_lost_groups_are_said_at_the_end(bapo, tmp_path):

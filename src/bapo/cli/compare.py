@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Output, Overrides, console, harmless, listed, quiet_libraries
+from bapo.cli.options import Output, Overrides, console, listed, quiet_libraries
 from bapo.errors import NoUpdateError, SettingError
 
 
@@ -24,7 +24,7 @@ def compare(
     """
     from bapo.cli.progress import TerminalProgress
     from bapo.reporting import write_report
-    from bapo.training import planned_runs, shortfalls, train_unless_finished, without_update
+    from bapo.training import planned_runs, train_unless_finished
 
     names = listed(algorithms, "--algorithms")
     numbers = listed(seeds, "--seeds")
@@ -39,10 +39,7 @@ def compare(
             summary = train_unless_finished(resolved, folder, progress)
         if summary is None:
             console.print(f"{title}: finished before, kept")
-            continue
-        for sentence in shortfalls(summary):
-            console.print(f"{title}: {harmless(sentence)}")
-        if without_update(summary):
+        elif not summary["updates"]:
             idle.append(str(folder))
     page = write_report([output], output / "report.html")
     console.print(f"Wrote {len(plan)} runs to [bold]{output}[/] and the report [bold]{page}[/].")

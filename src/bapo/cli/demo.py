@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Overrides, console, program, quiet_libraries, say_shortfalls
-from bapo.config import load_recipe
+from bapo.cli.options import Overrides, console, quiet_libraries, refuse_unchanged
+from bapo.config import load_recipe, program
 from bapo.errors import RunInterruptedError
 
 RECIPE = "countdown-demo"
@@ -42,11 +42,11 @@ def demo(
     with TerminalProgress("bapo") as progress:
         try:
             summary = train(recipe, folder, resume=resume, progress=progress)
-        except RunInterruptedError as error:
+        except RunInterruptedError:
             raise RunInterruptedError(
                 "The demo was interrupted and is saved; go on with: "
                 f"{program()} demo --output {shlex.quote(str(folder))} --resume"
-            ) from error
+            ) from None
     page = write_report([folder], folder / "report" / "report.html")
     before, after = summary["held_out_before"], summary["held_out_after"]
     console.rule("What it learned")
@@ -57,7 +57,7 @@ def demo(
     )
     console.print(_unsolved_line(summary))
     console.print(f"Report: [bold]{page}[/]")
-    say_shortfalls(summary, folder)
+    refuse_unchanged(summary, folder)
 
 
 def _unsolved_line(summary: dict[str, int]) -> str:

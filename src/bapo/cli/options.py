@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bapo.config import program
 from bapo.errors import NoUpdateError, RunFolderError, SettingError
 from bapo.reporting.text import visible
 
@@ -50,14 +49,6 @@ def harmless(text: object) -> str:
     return escape(visible(str(text)))
 
 
-def program() -> str:
-    """What calls bapo again: its name, or where that is not on PATH, as with make, its path."""
-    called = Path(sys.argv[0])
-    if called.name == "bapo" and not shutil.which("bapo"):
-        return shlex.quote(str(called))
-    return "bapo"
-
-
 def listed(text: str, name: str) -> list[str]:
     """The items of a comma-separated option."""
     items = [item.strip() for item in text.split(",") if item.strip()]
@@ -92,18 +83,14 @@ def model_of_run(folder: Path) -> Path:
     return folder / "model"
 
 
-def say_shortfalls(summary: Mapping[str, Any], folder: Path) -> None:
-    """Says what a finished run lost.
-
-    Raises:
-        NoUpdateError: It never changed its policy, which must not look like a success.
-    """
-    from bapo.training import shortfalls, without_update
-
-    for sentence in shortfalls(summary):
-        console.print(f"[yellow]{harmless(sentence)}[/]")
-    if reason := without_update(summary):
-        raise NoUpdateError(f"The run in '{folder}' went to its end, but {reason}")
+def refuse_unchanged(summary: Mapping[str, Any], folder: Path) -> None:
+    """Raises a `NoUpdateError` for a run that never changed its policy, which is no success."""
+    if not summary["updates"]:
+        raise NoUpdateError(
+            f"The run in '{folder}' went to its end, but no optimizer update was made in "
+            f"{summary['steps']} steps; see what became of its groups with: {program()} inspect "
+            f"{shlex.quote(str(folder))}"
+        )
 
 
 def show(table: Table) -> None:

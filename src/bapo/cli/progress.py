@@ -76,6 +76,10 @@ class TerminalProgress:
         """A stage of the run begins."""
         self._console.print(f"[dim]{self._title}: {harmless(text)}[/]")
 
+    def warning(self, text: str) -> None:
+        """The run does not do what it is there for."""
+        self._console.print(f"[yellow]{self._title}: {harmless(text)}[/]")
+
     def trained(self, step: int, steps: int, metrics: Mapping[str, Metric]) -> None:
         """A training step is done."""
         note = batch_line(metrics)

@@ -1,11 +1,12 @@
 """`bapo train`: one run."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Output, Overrides, console, quiet_libraries, say_shortfalls
-from bapo.config import load_recipe
+from bapo.cli.options import Output, Overrides, console, quiet_libraries, refuse_unchanged
+from bapo.config import load_recipe, program
 
 
 def train(
@@ -40,6 +41,6 @@ def train(
     console.print(
         f"Held-out pass@1: {percent(summary['held_out_before'])} before, "
         f"{percent(summary['held_out_after'])} after. Wrote [bold]{output}[/]; "
-        f"look at it with: bapo report {output} --output report.html"
+        f"look at it with: {program()} report {shlex.quote(str(output))} --output report.html"
     )
-    say_shortfalls(summary, output)
+    refuse_unchanged(summary, output)

@@ -1,5 +1,6 @@
 """`bapo warmstart`: a small base model, made on the spot."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ def warmstart(
     """
     from rich.progress import Progress
 
-    from bapo.config import load_warmstart_recipe
+    from bapo.config import load_warmstart_recipe, program
     from bapo.tasks import build_worked_task
     from bapo.training import warmstart as run_warmstart
 
@@ -39,6 +40,6 @@ def warmstart(
         run_warmstart(resolved, task, output, report=report)
     room = resolved.model.positions // 2
     console.print(
-        f"Wrote the model [bold]{output}[/]; measure it with: bapo eval {output} "
-        f"rollout.max_new_tokens={room} --task {resolved.task.name}"
+        f"Wrote the model [bold]{output}[/]; measure it with: {program()} eval "
+        f"{shlex.quote(str(output))} rollout.max_new_tokens={room} --task {resolved.task.name}"
     )

@@ -2,6 +2,7 @@
 
 from bapo.config.fields import Meaning, meaning_of, nearest_name, parse_section, setting
 from bapo.config.presets import PRESETS
+from bapo.config.program import program
 from bapo.config.recipe import (
     SECTIONS,
     Recipe,
@@ -55,6 +56,7 @@ __all__ = [
     "meaning_of",
     "nearest_name",
     "parse_section",
+    "program",
     "read_yaml",
     "recipe_as_mapping",
     "resolve_recipe",

@@ -151,6 +151,10 @@ def _convert_tuple(value: Any, arms: tuple[Any, ...], path: str) -> tuple[Any, .
 
 def _convert_scalar(value: Any, hint: Any, path: str) -> Any:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    if value is None:
+        raise SettingError(
+            f"'{path}' is empty, but must be {names[hint]}; give it, or leave it out."
+        )
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float and (is_number or isinstance(value, str)):
         try:

@@ -115,9 +115,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content: Any = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = _reason(error)
-        raise RecipeError(f"The recipe '{path}' is not valid YAML: {reason}.") from error
+        raise RecipeError(f"The recipe '{path}' is not valid YAML: {reason}.") from None
     except OSError as error:
-        raise RecipeError(f"The recipe '{path}' cannot be read: {error.strerror}.") from error
+        raise RecipeError(f"The recipe '{path}' cannot be read: {error.strerror}.") from None
     if not isinstance(content, dict):
         raise RecipeError(f"The recipe '{path}' must be a mapping of settings, but is {content!r}.")
     return cast("dict[str, Any]", content)
@@ -239,8 +239,8 @@ def _apply_override(merged: dict[str, Any], override: str) -> None:
         raise SettingError(f"The override '{override}' must have the form section.key=value.")
     try:
         value = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise SettingError(f"The value of the override '{override}' is not valid YAML.") from error
+    except yaml.YAMLError:
+        raise SettingError(f"The value of the override '{override}' is not valid YAML.") from None
     section, dot, key = path.partition(".")
     if not dot:
         merged[section] = value

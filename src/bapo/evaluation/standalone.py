@@ -8,7 +8,7 @@ from bapo.config import ModelSettings, RewardSettings, RolloutSettings
 from bapo.errors import DataError
 from bapo.evaluation.measure import Evaluation, evaluate
 from bapo.reward import GroupVerifier, VerifierPool, check_verifier, column_faults
-from bapo.rollout import EmbeddedEngine, load_policy
+from bapo.rollout import EmbeddedEngine, load_policy, why_no_kernels
 from bapo.tasks import Check, Task, faults_of, open_image
 from bapo.types import Prompt
 
@@ -56,11 +56,13 @@ def evaluate_model(
     Raises:
         BapoError: Model, data or verifier are wrong; the message says what, where, and the cure.
     """
-    policy = load_policy(model)
-    engine = EmbeddedEngine.of_policy(policy, rollout, open_image=open_image)
-    engine.publish(0, dict(policy.model.named_parameters()), share=True)
     with VerifierPool(verifier, reward) as pool:
         check_verifier(pool)
+        policy = load_policy(model)
+        engine = EmbeddedEngine.of_policy(policy, rollout, open_image=open_image)
+        if engine.decoder == "torch" and rollout.decoder == "auto":
+            notice(f"token steps are slower than they could be: {why_no_kernels()}")
+        engine.publish(0, dict(policy.model.named_parameters()), share=True)
         checks = (engine.encoder.faults, partial(column_faults, pool))
         notice(f"measuring {request.samples} answers to each of {request.prompts} held-out prompts")
         prompts = _usable(task.evaluation_prompts(request.prompts), checks, notice)

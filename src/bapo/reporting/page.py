@@ -70,7 +70,7 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
     except OSError as error:
         raise RunFolderError(
             f"The report '{target}' cannot be written: {error.strerror or error}."
-        ) from error
+        ) from None
     return target
 
 

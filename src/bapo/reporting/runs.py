@@ -170,7 +170,7 @@ def _read_recipe(path: Path) -> tuple[str, Record]:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error) from None
     if not isinstance(content, dict):
         raise RunFolderError(f"'{path}' must be a mapping of settings, but is {content!r:.80}.")
     return text, content
@@ -185,7 +185,7 @@ def read_object(path: Path) -> Record:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error) from None
     if not isinstance(content, dict):
         raise RunFolderError(f"'{path}' must hold one JSON object, but holds {content!r:.80}.")
     return content
@@ -208,20 +208,20 @@ def read_lines(path: Path) -> Iterator[Record]:
                     continue
                 try:
                     content = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                except (ValueError, RecursionError):
                     if not line.endswith(b"\n"):
                         return
                     raise RunFolderError(
                         f"Line {position} of '{path}' is not JSON; restore the file or delete "
                         "that line."
-                    ) from error
+                    ) from None
                 if not isinstance(content, dict):
                     raise RunFolderError(f"Line {position} of '{path}' must be a JSON object.")
                 yield content
     except RunFolderError:
         raise
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> RunFolderError:

@@ -64,7 +64,7 @@ class VerifierPool:
         try:
             resolved = resolve_name(verifier)
         except LoadError as error:
-            raise VerifierError(str(error)) from error
+            raise VerifierError(str(error)) from None
         self._setup: dict[str, Any] = {
             "verifier": resolved,
             "path": search_path(),

@@ -8,6 +8,7 @@ from bapo.rollout.adapters import (
     merge_adapter,
     save_adapter,
 )
+from bapo.rollout.bars import without_bars
 from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import Engine, ScoreRow
@@ -39,4 +40,5 @@ __all__ = [
     "probe_rows",
     "save_adapter",
     "why_no_kernels",
+    "without_bars",
 ]

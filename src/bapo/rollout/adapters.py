@@ -59,8 +59,8 @@ def base_of(location: str, name: str) -> str:
     try:
         content = json.loads((Path(location) / CONFIG).read_text(encoding="utf-8"))
         base = content["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"The {CONFIG} of the adapter '{name}' cannot be read.") from error
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"The {CONFIG} of the adapter '{name}' cannot be read.") from None
     if not isinstance(base, str) or not base:
         raise ModelError(
             f"The adapter '{name}' does not say which model it is for; write it into "
@@ -93,12 +93,12 @@ def add_adapter(model: PreTrainedModel, base: str, settings: AdapterSettings, se
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             peft.inject_adapter_in_model(config, model, _NAME)
-    except ValueError as error:
+    except ValueError:
         layers = ", ".join(settings.target_modules) or "no linear layers"
         raise ModelError(
             f"No adapter can be added to the model '{base}': it has none of the layers that "
             f"'adapter.target_modules' names ({layers})."
-        ) from error
+        ) from None
     _check_head(model)
     _train_only_adapter(model)
 
@@ -135,7 +135,7 @@ def load_adapter(model: PreTrainedModel, location: str, name: str) -> None:
         raise ModelError(
             f"The adapter '{name}' cannot be put into the model that it names "
             f"('{base_of(location, name)}'); it is damaged, or it was made for another model."
-        ) from error
+        ) from None
     missing = [key for key in result.missing_keys if f".{_NAME}" in key]
     if missing or result.unexpected_keys:
         raise ModelError(
@@ -189,10 +189,10 @@ def merge_adapter(model: PreTrainedModel) -> None:
 def _peft(why: str) -> Any:
     try:
         import peft
-    except ImportError as error:
+    except ImportError:
         raise ModelError(
             f"PEFT is not installed, but {why}; install it with: pip install 'bapo[peft]'."
-        ) from error
+        ) from None
     return peft
 
 

@@ -43,4 +43,4 @@ def through_template(
         raise ModelError(
             f"The chat template of the model's {kind} refuses the prompt '{prompt_id}' "
             f"({str(error).rstrip('.')}); correct the template or the prompt."
-        ) from error
+        ) from None

@@ -31,6 +31,7 @@ from transformers import (
 from bapo.config.settings import ModelSettings
 from bapo.errors import ModelError
 from bapo.rollout.adapters import base_of, is_adapter_folder, is_quantised, load_adapter
+from bapo.rollout.bars import without_bars
 from bapo.rollout.processors import forbid_picture_tokens, is_image_text, read_processor
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
@@ -78,6 +79,7 @@ class Policy:
         return min(limit, rotation["original_max_position_embeddings"])
 
 
+@without_bars()
 def load_policy(settings: ModelSettings) -> Policy:
     """Loads the model and the tokenizer that the settings name.
 
@@ -186,7 +188,7 @@ def _read_config(settings: ModelSettings, location: str) -> PreTrainedConfig:
         raise ModelError(
             f"The model '{settings.path}' could not be read, neither as a folder nor from the Hub: "
             f"{_reason(error)}"
-        ) from error
+        ) from None
 
 
 def _read_model(
@@ -207,7 +209,7 @@ def _read_model(
     except _UNREADABLE as error:
         raise ModelError(
             f"The weights of the model '{settings.path}' could not be loaded: {_reason(error)}"
-        ) from error
+        ) from None
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
@@ -259,7 +261,7 @@ def _read_tokenizer(settings: ModelSettings, location: str) -> PreTrainedTokeniz
         raise ModelError(
             f"The tokenizer of the model '{settings.path}' is missing or unreadable, so save it "
             f"beside the model with tokenizer.save_pretrained: {_reason(error)}"
-        ) from error
+        ) from None
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(
@@ -291,7 +293,7 @@ def _read_processor(
         raise ModelError(
             f"The processor of the image-text model '{settings.path}' is missing or unreadable, so "
             f"save it beside the model with processor.save_pretrained: {_reason(error)}"
-        ) from error
+        ) from None
 
 
 def _tokenizer_class(location: str) -> Any:

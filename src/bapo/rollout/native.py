@@ -9,6 +9,7 @@ import ctypes
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from functools import cache
@@ -26,7 +27,7 @@ _FLAGS: Final = (
     "-O3 -march=native -fPIC -fopenmp "
     "-fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
 )
-_BUILD_SECONDS: Final = 120
+_BUILD_SECONDS: Final = 30
 
 
 class BatchStruct(ctypes.Structure):
@@ -153,7 +154,9 @@ def _built() -> Kernels | str:
     except subprocess.CalledProcessError as error:
         said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
         return f"the C compiler '{compiler[0]}' fails: {said[-1] if said else 'no message'}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return f"the C compiler '{compiler[0]}' took longer than {_BUILD_SECONDS:g} seconds"
+    except OSError as error:
         return f"building it fails: {error}"
 
 
@@ -167,10 +170,23 @@ def _build(compiler: list[str], folder: Path) -> Path:
         [*compiler, "-shared", str(half), "-o", str(built), "-lm"],
     )
     for command, given in zip(steps, (source, b""), strict=True):
-        subprocess.run(
-            command, input=given, capture_output=True, check=True, timeout=_BUILD_SECONDS
-        )
+        _call(command, given)
     return built
+
+
+def _call(command: list[str], given: bytes) -> None:
+    """Calls a compiler, which takes all that it has started with it when its time is over."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, start_new_session=True
+    ) as process:
+        try:
+            _, said = process.communicate(given, _BUILD_SECONDS)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
 
 
 def address(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:

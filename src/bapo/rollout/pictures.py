@@ -242,7 +242,7 @@ class PictureReader:
             raise DataError(
                 f"The model's processor cannot read the picture '{shown[0].source}' in its prompt: "
                 f"{reason}."
-            ) from error
+            ) from None
 
     def _pixels_of(self, encoded: Any) -> dict[str, Tensor]:
         return {

@@ -103,8 +103,8 @@ def _check_json(name: str, value: Any) -> None:
     """YAML has values, such as dates, that JSON has not."""
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError):
         raise SettingError(
             f"'task.{name}' is {value!r}, but must be a text, a number, true or false, or a list "
             "of them."
-        ) from error
+        ) from None

@@ -27,8 +27,8 @@ def open_image(reference: ImageReference) -> Any:
     """
     try:
         from PIL import Image
-    except ImportError as error:
-        raise DataError("Pictures need Pillow; install bapo[vision].") from error
+    except ImportError:
+        raise DataError("Pictures need Pillow; install bapo[vision].") from None
     if reference.kind is ImageKind.DRAWN:
         image = DRAWERS[reference.source](reference.detail)
     else:

@@ -53,7 +53,7 @@ class Template:
             raise SettingError(
                 f"'task.template' has a single brace ({error}); write {{column}} for a value and "
                 "{{ or }} for a brace."
-            ) from error
+            ) from None
         for _, field, spec, conversion in parts:
             if field == "" or spec or conversion:
                 raise SettingError(

@@ -143,7 +143,7 @@ def _json_lines(file: Path, pictures: _Pictures) -> Iterator[Row | BadRow]:
                 if stripped:
                     yield _parse_line(line, stripped, pictures)
     except OSError as error:
-        raise DataError(f"The data file '{file}' cannot be read: {error.strerror}.") from error
+        raise DataError(f"The data file '{file}' cannot be read: {error.strerror}.") from None
 
 
 def _parse_line(line: int, raw: bytes, pictures: _Pictures) -> Row | BadRow:
@@ -182,7 +182,7 @@ def _parquet_rows(file: Path, pictures: _Pictures) -> Iterator[Row | BadRow]:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"The data file '{file}' cannot be read as Parquet ({_in_short(error)}); write it anew."
-        ) from error
+        ) from None
 
 
 def _batch_values(batch: Any) -> Iterator[dict[str, Any] | None]:
@@ -214,7 +214,7 @@ def _hub_rows(name: str, named: Mapping[str, str], pictures: _Pictures) -> Itera
             f"The split '{named['split']}' of the data set '{name}' could not be loaded "
             f"({_in_short(error)}); check the name, the split, the subset and the network, or "
             "name a .jsonl or .parquet file."
-        ) from error
+        ) from None
     if pictures.column:  # as stored, not decoded
         stored = loaded.with_format("arrow").iter(batch_size=256)
         loaded = (values for batch in stored for values in batch.to_pylist())

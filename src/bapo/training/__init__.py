@@ -7,7 +7,6 @@ from bapo.training.metrics import METRIC_KEYS, Metric
 from bapo.training.progress import Progress, Silence
 from bapo.training.prompt_stream import PromptStream
 from bapo.training.run import train
-from bapo.training.shortfall import shortfalls, without_update
 from bapo.training.update_report import UpdateReport
 from bapo.training.warmstart import warmstart
 
@@ -22,9 +21,7 @@ __all__ = [
     "StepRecord",
     "UpdateReport",
     "planned_runs",
-    "shortfalls",
     "train",
     "train_unless_finished",
     "warmstart",
-    "without_update",
 ]

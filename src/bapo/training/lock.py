@@ -31,22 +31,22 @@ class FolderLock:
         except OSError as error:
             raise RunFolderError(
                 f"The folder '{folder}' cannot be written to: {error.strerror}."
-            ) from error
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except BlockingIOError:
             owner = os.read(self._descriptor, 32).decode(errors="replace").strip()
             self.release()
             raise RunFolderError(
                 f"The folder '{folder}' is in use by another run (process {owner}); wait for its "
                 "end, or name another --output."
-            ) from error
+            ) from None
         except OSError as error:
             self.release()
             raise RunFolderError(
                 f"The folder '{folder}' cannot be locked ({error.strerror}); put the run on a file "
                 "system that has locks."
-            ) from error
+            ) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 

@@ -111,13 +111,15 @@ def prepare(recipe: Recipe, output: Path, progress: Progress, stack: ExitStack) 
         BapoError: Something in the recipe, the model, the data or the verifier is wrong.
     """
     _check_trainable(recipe)
+    _check_trackers(recipe)
     progress.stage("loading model and data")
-    policy = load_policy(recipe.model)
-    _make_trainable(recipe, policy)
+    # The model last of the three: it may be a download of hours.
     task = build_task(recipe.task)
-    engine = EmbeddedEngine.of_policy(policy, recipe.rollout, open_image=open_image)
     pool = stack.enter_context(VerifierPool(verifier_name(recipe.reward, task), recipe.reward))
     check_verifier(pool)
+    policy = load_policy(recipe.model)
+    _make_trainable(recipe, policy)
+    engine = EmbeddedEngine.of_policy(policy, recipe.rollout, open_image=open_image)
     checks = (engine.encoder.faults, partial(column_faults, pool))
     screened = screen(task, recipe.evaluation.prompts, checks, recipe.task.bad_share_allowed)
     data = _data(recipe, screened)
@@ -269,7 +271,8 @@ def _make_trainable(recipe: Recipe, policy: Policy) -> None:
         )
 
 
-def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:
+def _check_trackers(recipe: Recipe) -> None:
+    """Raises a `SettingError` for a tracker that is not installed."""
     available = {tracker.value for tracker in get_available_trackers()}
     for tracker in recipe.logging.trackers:
         if tracker not in available:
@@ -277,6 +280,9 @@ def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:
                 f"'logging.trackers' names {tracker}, which is not installed; install "
                 "bapo[trackers], or leave it out."
             )
+
+
+def _accelerator(recipe: Recipe, policy: Policy, output: Path) -> Accelerator:
     # Accelerate keeps the first precision of a process for good and has no public way to drop it;
     # here every run has its own.
     AcceleratorState._reset_state()

@@ -1,5 +1,6 @@
 """What a run tells whoever watches it."""
 
+import logging
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -14,6 +15,10 @@ class Progress(Protocol):
         """A stage of the run begins."""
         ...
 
+    def warning(self, text: str) -> None:
+        """The run does not do what it is there for."""
+        ...
+
     def trained(self, step: int, steps: int, metrics: Mapping[str, Metric]) -> None:
         """A training step is done."""
         ...
@@ -24,10 +29,14 @@ class Progress(Protocol):
 
 
 class Silence:
-    """Progress that nobody watches."""
+    """Progress that nobody watches; warnings go to the logger `bapo` of Python's own logging."""
 
     def stage(self, text: str) -> None:
         """Nothing."""
+
+    def warning(self, text: str) -> None:
+        """A warning of the logger, which Python prints to stderr unless it is told otherwise."""
+        logging.getLogger("bapo").warning(text)
 
     def trained(self, step: int, steps: int, metrics: Mapping[str, Metric]) -> None:
         """Nothing."""

@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from bapo.config import Recipe, recipe_as_mapping
 from bapo.errors import RunFolderError, RunInterruptedError, RunStoppedError
 from bapo.evaluation import Evaluation, UnsolvedReport, evaluate, unsolved_report
-from bapo.rollout import has_adapter, save_adapter
+from bapo.rollout import has_adapter, save_adapter, without_bars
 from bapo.training.account import quarantined_row_lines, row_lines
 from bapo.training.checkpoints import Checkpoint, CheckpointStore
 from bapo.training.durable import sync_tree
@@ -48,7 +48,7 @@ from bapo.training.run_state import (
     run_state,
 )
 from bapo.training.seeds import derived_seed
-from bapo.training.shortfall import IDLE, IDLE_STEPS
+from bapo.training.shortfall import IDLE, IDLE_STEPS, shortfalls
 from bapo.types import Prompt
 
 
@@ -109,6 +109,8 @@ class Run:
         summary = self._summary()
         self.folder.write_json(SUMMARY, summary)
         self.parts.accelerator.end_training()
+        for sentence in summary["shortfalls"]:
+            self.progress.warning(sentence)
         return summary
 
     def _advance(self) -> None:
@@ -208,8 +210,9 @@ class Run:
         self.progress.trained(self.loop.step, self.recipe.steps, metrics)
         self.idle = 0 if metrics["updates"] else self.idle + 1
         if self.idle == IDLE_STEPS:
-            self.progress.stage(IDLE)
+            self.progress.warning(IDLE)
 
+    @without_bars()
     def _save_model(self) -> None:
         """Saves the policy, or its adapter alone; on disk before summary.json says it is there."""
         model = self.parts.accelerator.unwrap_model(self.parts.policy.model)
@@ -240,6 +243,7 @@ class Run:
         first, last = 0, self.loop.step
         held_out = [self.evaluations["held_out", step].pass_at_1 for step in (first, last)]
         unsolved = self._unsolved(last)
+        learned = self._learned()
         return {
             "status": "finished",
             "steps": last,
@@ -250,7 +254,8 @@ class Run:
             "unsolved": unsolved and unsolved.unsolved,
             "unsolved_solved": unsolved and unsolved.solved,
             "unsolved_solved_by_base": unsolved and unsolved.solved_by_base,
-            **self._learned(),
+            **learned,
+            "shortfalls": shortfalls({"steps": last, **learned}),
             "suspect_prompts": [asdict(one) for one in self.parts.adaptation.suspects],
         }
 
@@ -282,10 +287,11 @@ def train(
         recipe: The resolved recipe.
         output: The run folder; must not exist or be empty, unless the run is resumed.
         resume: Continue the run in `output` from its newest checkpoint that verifies.
-        progress: Who watches.
+        progress: Who watches; where nobody does, warnings go to the logger `bapo`.
 
     Returns:
-        The summary, as in summary.json.
+        The summary, as in summary.json; its `shortfalls` say what the run has against itself, as
+        that it never changed its policy, which has also been a warning to who watches.
 
     Raises:
         BapoError: Something in the recipe, the model, the data or the verifier is wrong, there is

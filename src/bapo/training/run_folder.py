@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bapo.config import Recipe, write_recipe
+from bapo.config import Recipe, program, write_recipe
 from bapo.errors import CheckpointError, RunFolderError
 from bapo.training.durable import replace_file, sync_file
 from bapo.training.lock import LOCK, FolderLock
@@ -66,9 +66,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunFolderError(
-                f"The folder '{path}' cannot be made: {error.strerror}."
-            ) from error
+            raise RunFolderError(f"The folder '{path}' cannot be made: {error.strerror}.") from None
         check_empty(path)
         folder = cls(path)
         with ExitStack() as on_failure:
@@ -97,7 +95,7 @@ class RunFolder:
         """What continues this run, from the recipe in its own folder."""
         path = shlex.quote(str(self.path))
         recipe = shlex.quote(str(self.path / RECIPE))
-        return f"bapo train {recipe} --output {path} --resume"
+        return f"{program()} train {recipe} --output {path} --resume"
 
     @property
     def finished_steps(self) -> int | None:
@@ -112,7 +110,7 @@ class RunFolder:
         try:
             return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
+            raise RunFolderError(f"'{path}' cannot be read: {error}.") from None
 
     def close(self) -> None:
         """Lets other processes use the folder; safe to call twice."""
@@ -129,7 +127,7 @@ class RunFolder:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(lines)
         except OSError as error:
-            raise self._unwritable(name, error) from error
+            raise self._unwritable(name, error) from None
 
     def lines(self, name: str, position: int) -> Iterator[Any]:
         """The objects in the first bytes of a file that lines are added to.
@@ -145,7 +143,7 @@ class RunFolder:
             content = (self.path / name).read_bytes() if position else b""
             yield from map(json.loads, content[:position].splitlines())
         except (OSError, ValueError, RecursionError) as error:
-            raise RunFolderError(f"'{self.path / name}' cannot be read: {error}.") from error
+            raise RunFolderError(f"'{self.path / name}' cannot be read: {error}.") from None
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file of the folder whole.
@@ -198,7 +196,7 @@ class RunFolder:
                     os.truncate(path, positions[name])
                     sync_file(path)
             except OSError as error:
-                raise self._unwritable(name, error) from error
+                raise self._unwritable(name, error) from None
 
     def note_resumption(
         self, recipe: Recipe, device: torch.device, decoder: str, step: int
@@ -223,7 +221,7 @@ class RunFolder:
             ]
         except (OSError, ValueError, AttributeError, TypeError) as error:
             path = self.path / ENVIRONMENT
-            raise RunFolderError(f"'{path}' cannot be read: {error}.") from error
+            raise RunFolderError(f"'{path}' cannot be read: {error}.") from None
         self.write_json(ENVIRONMENT, {**start, "resumed": past})
         return changes
 
@@ -231,7 +229,7 @@ class RunFolder:
         try:
             replace_file(self.path / name, write)
         except OSError as error:
-            raise self._unwritable(name, error) from error
+            raise self._unwritable(name, error) from None
 
     def _unwritable(self, name: str, error: OSError) -> RunFolderError:
         return RunFolderError(f"'{self.path / name}' cannot be written: {error.strerror or error}.")
@@ -253,7 +251,7 @@ def check_empty(path: Path) -> None:
     try:
         taken = path.exists() and any(item.name != LOCK for item in path.iterdir())
     except OSError as error:
-        raise RunFolderError(f"The folder '{path}' cannot be read: {error.strerror}.") from error
+        raise RunFolderError(f"The folder '{path}' cannot be read: {error.strerror}.") from None
     if taken:
         raise RunFolderError(
             f"The folder '{path}' is not empty; go on with the run that is in it with --resume, "

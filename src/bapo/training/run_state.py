@@ -99,11 +99,11 @@ def load_run_state(checkpoint: Checkpoint, parts: RunParts) -> Totals:
         )
     try:
         parts.learner.load_model_state(checkpoint.read("model"))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError):
         raise RunFolderError(
             "The run cannot be resumed: the recipe's model has other weights by name or shape "
             "than at its start; put it back, or start another run."
-        ) from error
+        ) from None
     for name, part in (
         ("optimizer", parts.learner),
         ("behavior", parts.policies),
@@ -161,9 +161,9 @@ def evaluations_so_far(folder: RunFolder, positions: Mapping[str, int]) -> Evalu
             prompts = tuple(PromptResult(**one) for one in line["prompts"])
             result = Evaluation(line["split"], line["samples"], prompts, ())
             found[line["split"], line["step"]] = result
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError):
             path = folder.path / EVALUATION
-            raise RunFolderError(f"'{path}' has a line that no run writes.") from error
+            raise RunFolderError(f"'{path}' has a line that no run writes.") from None
     return found
 
 

@@ -1,7 +1,6 @@
 """What a run has to say against itself."""
 
 from collections.abc import Mapping
-from typing import Any
 
 MANY = 0.1
 """Share of groups lost above which it is said."""
@@ -17,14 +16,14 @@ IDLE = (
 )
 
 
-def shortfalls(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences on groups and updates that were lost in more than a few cases.
+def shortfalls(totals: Mapping[str, int]) -> list[str]:
+    """Sentences on groups and updates that were lost in more than a few cases, or all of them.
 
     Args:
-        summary: As in summary.json.
+        totals: The counts of summary.json.
     """
-    lost, sampled = summary["groups_unverified"], summary["groups_sampled_fresh"]
-    skipped, tried = summary["updates_skipped"], summary["updates_skipped"] + summary["updates"]
+    lost, sampled = totals["groups_unverified"], totals["groups_sampled_fresh"]
+    skipped, tried = totals["updates_skipped"], totals["updates_skipped"] + totals["updates"]
     found: list[str] = []
     if lost > MANY * sampled:
         found.append(
@@ -38,15 +37,10 @@ def shortfalls(summary: Mapping[str, Any]) -> list[str]:
             "completion was cut off and 'objective.mask_truncated' left nothing to learn from "
             "(raise 'rollout.max_new_tokens')."
         )
+    if not totals["updates"]:
+        found.append(
+            f"no optimizer update was made in {totals['steps']} steps, so the policy is the base "
+            "model: no batch held a group from which anything could be learned; bapo inspect shows "
+            "what became of the groups."
+        )
     return found
-
-
-def without_update(summary: Mapping[str, Any]) -> str | None:
-    """Why a finished run is no success, or None where it made an optimizer update."""
-    if summary["updates"]:
-        return None
-    return (
-        f"no optimizer update was made in {summary['steps']} steps, so the policy is the base "
-        "model: no batch held a group from which anything could be learned; bapo inspect shows "
-        "what became of the groups."
-    )

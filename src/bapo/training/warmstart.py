@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 
 from bapo.config.warmstart import WarmstartRecipe
 from bapo.errors import SettingError
-from bapo.rollout import PictureReader
+from bapo.rollout import PictureReader, without_bars
 from bapo.tasks import open_image
 from bapo.tasks.base import WorkedTask
 from bapo.training.small_models import small_model, small_processor, symbol_tokenizer
@@ -127,6 +127,7 @@ def _pad(
     return tokens, labels, dict(reader.inputs(pairs, longest).arguments)
 
 
+@without_bars()
 def _save(
     model: PreTrainedModel,
     speech: PreTrainedTokenizerFast | ProcessorMixin,

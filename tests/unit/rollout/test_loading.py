@@ -1,8 +1,11 @@
 import json
+import traceback
 
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from bapo.config.settings import ModelSettings
 from bapo.errors import BapoError, ModelError, SettingError
@@ -74,6 +77,22 @@ def test_the_tokenizer_reads_as_the_one_that_was_saved(tmp_path, architecture):
     assert len(policy.tokenizer) == len(character_tokenizer())
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_shows_no_bars_and_leaves_the_users_choice_as_it_was(tmp_path, capfd, shown):
+    folder = save_policy(tmp_path, tiny_model())
+    before = transformers_logging.is_progress_bar_enabled()
+    switches = transformers_logging.disable_progress_bar, transformers_logging.enable_progress_bar
+    switches[shown]()
+    capfd.readouterr()
+    try:
+        load_policy(settings(folder))
+        told = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    finally:
+        switches[before]()
+    assert told == (shown, shown)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_number_type_is_the_one_asked_for(tmp_path):
     save_policy(tmp_path, tiny_model())
     policy = load_policy(settings(tmp_path, dtype="bfloat16"))
@@ -106,6 +125,16 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(tmp_path):
 def test_a_missing_folder_is_refused_in_one_sentence(tmp_path):
     message = refusal(tmp_path / "nowhere")
     assert "nowhere' does not exist; name a folder made by save_pretrained" in message
+
+
+def test_the_traceback_of_a_refusal_shows_no_other_librarys(tmp_path):
+    folder = save_policy(tmp_path, tiny_model())
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError) as caught:
+        load_policy(settings(folder))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("Traceback") == 1
+    assert "transformers/" not in shown
 
 
 def test_an_empty_name_is_refused():

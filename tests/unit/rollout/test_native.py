@@ -1,6 +1,7 @@
 """The C functions of a token step against the same arithmetic in torch, in float64."""
 
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,20 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, unbuilt, tmp_path):
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     assert why_no_kernels() == f"the C compiler '{broken}' fails: out of luck"
+
+
+def test_a_compiler_that_hangs_is_ended_with_what_it_started_and_said(
+    monkeypatch, unbuilt, tmp_path
+):
+    hanging, started = tmp_path / "cc", tmp_path / "started"
+    hanging.write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {started}\nwait\n")
+    hanging.chmod(0o755)
+    monkeypatch.setenv("CC", str(hanging))
+    monkeypatch.setattr(native, "_BUILD_SECONDS", 0.5)
+    assert why_no_kernels() == f"the C compiler '{hanging}' took longer than 0.5 seconds"
+    assert tiny_engine().decoder == "torch"
+    child = Path(f"/proc/{started.read_text().strip()}/stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
 @needs_compiler
