@@ -137,7 +137,7 @@ class EmbeddedEngine:
         seeds = seeds_of(seed, len(prompts))
         if not prompts:
             return []
-        encoded = [self._encoder.encode(prompt) for prompt in prompts]
+        encoded = self._encoder.encode_all(prompts)
         if any(not 1 <= len(ids) <= self._encoder.limit for ids in encoded):
             self._encoder.check(prompts)
         keys = [

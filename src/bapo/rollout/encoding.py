@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bapo.errors import DataError, ModelError, SettingError
 from bapo.rollout.chat import through_template
@@ -13,6 +13,8 @@ from bapo.rollout.pictures import PictureReader
 from bapo.types import ChatMessage, IntArray, Prompt
 
 _NAMED_AT_MOST = 3
+# Texts given to the tokenizer at once: it keeps far more of each than the ids until it has all.
+_TEXTS_AT_ONCE = 1024
 
 
 class PromptEncoder:
@@ -67,6 +69,7 @@ class PromptEncoder:
                     f"example to {max_positions // 2}."
                 )
         self._start = self._start_tokens()
+        self._decodes_alone = _decodes_alone(tokenizer)
 
     def encode(self, prompt: Prompt) -> IntArray:
         """The `(P,)` token ids of a prompt, as the model reads it.
@@ -76,18 +79,20 @@ class PromptEncoder:
             ModelError: The prompt is a chat and the tokenizer has no chat template, or it shows
                 pictures and the model reads text alone.
         """
-        if self.pictures is not None:
-            ids = self.pictures.token_ids(prompt, self._start, self._chat_values)
-        elif prompt.images:
-            raise ModelError(
-                f"The prompt '{prompt.prompt_id}' shows a picture, but the model reads text alone "
-                "or has no processor; name an image-text model saved with its processor."
-            )
-        elif isinstance(prompt.content, str):
-            ids = [*self._start, *self._plain(prompt.content)]
-        else:
-            ids = self._chat(prompt.prompt_id, prompt.content)
-        return np.asarray(ids, dtype=np.int32)
+        return self.encode_all([prompt])[0]
+
+    def encode_all(self, prompts: Sequence[Prompt]) -> list[IntArray]:
+        """The `(P,)` token ids of each prompt, as by `encode`; plain texts are encoded together.
+
+        Raises:
+            DataError: As for `encode`, of the first prompt of which it is true.
+            ModelError: Likewise.
+        """
+        plain = self._plain(prompts)
+        return [
+            plain[number] if number in plain else self._apart(prompt)
+            for number, prompt in enumerate(prompts)
+        ]
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts that no completion can be sampled for, before anything is sampled.
@@ -98,7 +103,7 @@ class PromptEncoder:
         """
         if not prompts:
             raise DataError("There are no prompts; the data set is empty.")
-        lengths = [len(self.encode(prompt)) for prompt in prompts]
+        lengths = [len(ids) for ids in self.encode_all(prompts)]
         empty = [prompt for prompt, size in zip(prompts, lengths, strict=True) if size == 0]
         if empty:
             raise DataError(
@@ -121,9 +126,10 @@ class PromptEncoder:
             ModelError: A prompt is a chat and the tokenizer has no chat template.
         """
         found: dict[str, str] = {}
-        for prompt in prompts:
+        plain = self._plain(prompts)
+        for number, prompt in enumerate(prompts):
             try:
-                size = len(self.encode(prompt))
+                size = len(plain[number] if number in plain else self._apart(prompt))
             except DataError as error:
                 found[prompt.prompt_id] = _as_clause(error)
                 continue
@@ -144,14 +150,45 @@ class PromptEncoder:
     def decode_all(self, rows: Sequence[Sequence[int] | IntArray]) -> list[str]:
         """The texts of several rows of tokens, without special tokens."""
         lists = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in rows]
-        texts: Any = self.tokenizer.batch_decode(
+        tokenizer: Any = self.tokenizer
+        if self._decodes_alone:
+            decode = tokenizer.backend_tokenizer.decode
+            return [decode(ids, skip_special_tokens=True) for ids in lists]
+        texts: Any = tokenizer.batch_decode(
             lists, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return texts
 
-    def _plain(self, text: str) -> list[int]:
-        encoded: Any = self.tokenizer(text, add_special_tokens=False)
-        return encoded["input_ids"]
+    def _plain(self, prompts: Sequence[Prompt]) -> dict[int, IntArray]:
+        """The token ids of the plain texts among some prompts, by number of the prompt."""
+        if self.pictures is not None:
+            return {}
+        texts = [
+            (number, prompt.content)
+            for number, prompt in enumerate(prompts)
+            if isinstance(prompt.content, str) and not prompt.images
+        ]
+        found: dict[int, IntArray] = {}
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            numbers, part = zip(*texts[first : first + _TEXTS_AT_ONCE], strict=True)
+            encoded: Any = self.tokenizer(list(part), add_special_tokens=False)
+            for number, ids in zip(numbers, encoded["input_ids"], strict=True):
+                found[number] = np.asarray([*self._start, *ids], dtype=np.int32)
+        return found
+
+    def _apart(self, prompt: Prompt) -> IntArray:
+        """The token ids of a prompt that `_plain` leaves out."""
+        if self.pictures is not None:
+            ids = self.pictures.token_ids(prompt, self._start, self._chat_values)
+        elif prompt.images:
+            raise ModelError(
+                f"The prompt '{prompt.prompt_id}' shows a picture, but the model reads text alone "
+                "or has no processor; name an image-text model saved with its processor."
+            )
+        else:
+            assert not isinstance(prompt.content, str)
+            ids = self._chat(prompt.prompt_id, prompt.content)
+        return np.asarray(ids, dtype=np.int32)
 
     def _chat(self, prompt_id: str, chat: Sequence[ChatMessage]) -> list[int]:
         encoded = through_template(
@@ -172,6 +209,18 @@ class PromptEncoder:
         encoded: Any = self.tokenizer("")
         ids = encoded["input_ids"]
         return [bos] if bos is not None and ids and ids[0] == bos else []
+
+
+def _decodes_alone(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer's text is what its backend makes of the tokens, and no more.
+
+    Transformers then adds nothing but time, several times what the backend takes.
+    """
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(getattr(tokenizer, name), "__func__", None)
+        is getattr(PreTrainedTokenizerFast, name)
+        for name in ("batch_decode", "decode", "_decode")
+    )
 
 
 def _as_clause(error: DataError) -> str:

@@ -23,11 +23,11 @@ def probe_rows(encoder: PromptEncoder, prompts: Sequence[Prompt], count: int) ->
         prompts: The first `count` of them are taken; a prompt of one token is repeated.
         count: At least 1.
     """
-    rows: list[ScoreRow] = []
-    for prompt in prompts[:count]:
-        ids = encoder.encode(prompt)
-        rows.append(ScoreRow(ids[:1], ids[1:] if len(ids) > 1 else ids, prompt.images))
-    return rows
+    taken = prompts[:count]
+    return [
+        ScoreRow(ids[:1], ids[1:] if len(ids) > 1 else ids, prompt.images)
+        for ids, prompt in zip(encoder.encode_all(taken), taken, strict=True)
+    ]
 
 
 def check_engine(

@@ -104,12 +104,14 @@ def _pad(
 
     Only completions are learned.
     """
+    if reader is None:
+        prompts: Any = tokenizer([str(prompt.content) for prompt, _ in examples])["input_ids"]
+    else:
+        prompts = [reader.token_ids(prompt, (), {}) for prompt, _ in examples]
+    completions: Any = tokenizer([completion for _, completion in examples])["input_ids"]
     rows = [
-        (
-            reader.token_ids(prompt, (), {}) if reader else tokenizer.encode(str(prompt.content)),
-            [*tokenizer.encode(completion), tokenizer.eos_token_id],
-        )
-        for prompt, completion in examples
+        (prompt, [*completion, tokenizer.eos_token_id])
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
     longest = max(len(prompt) + len(completion) for prompt, completion in rows)
     tokens = torch.zeros((len(rows), longest), dtype=torch.long)

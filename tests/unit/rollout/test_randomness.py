@@ -27,6 +27,16 @@ def test_blocks_continue_one_stream():
     assert np.array_equal(stream, blocks)
 
 
+def test_every_block_of_every_key_is_that_of_a_generator_of_its_own():
+    """The smallest and the largest keys, and ones with either half empty, beside ordinary ones."""
+    keys = [completion_key(0, step, "p", 1) for step in range(60)]
+    keys += [0, 1, 2**64 - 1, 2**64, 2**127, 2**128 - 2**64, 2**128 - 1]
+    for block in (0, 1, 2, 63, 1000, 2**20):
+        own = [np.random.Philox(key=key, counter=block * BLOCK // 4) for key in keys]
+        expected = np.stack([np.random.Generator(bits).random(BLOCK) for bits in own])
+        assert np.array_equal(uniform_block(keys, block), expected)
+
+
 def test_numbers_are_spread_over_the_unit_interval():
     numbers = uniform_block(range(200), 0)
     assert numbers.min() >= 0
