@@ -1,4 +1,5 @@
-/* What a token step does beside matrix products: norms, attention, activations, in float32.
+/* What a token step does beside matrix products: norms, attention, activations, drawing, in
+   float32.
 
    Each function does the rows it is given on several threads, every row by itself, so that results
    do not depend on how many threads there are. Numbers that are not finite stay not finite. */
@@ -158,6 +159,90 @@ int attend(const struct batch *batch, float *qkv, const float *rotation, const i
       }
     }
     free(scores);
+  }
+  return failed;
+}
+
+/* Weights whose sum `draw` knows before it looks at any of them. */
+#define DRAWN_AT_ONCE 128
+
+/* The largest of some numbers, whichever are not NaN. A running maximum is not vectorised by itself,
+   but several beside one another are. */
+static float largest_of(int64_t count, const float *numbers) {
+  float most[16];
+  for (int j = 0; j < 16; j++) most[j] = -INFINITY;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int j = 0; j < 16; j++) most[j] = numbers[i + j] > most[j] ? numbers[i + j] : most[j];
+  for (; i < count; i++) most[0] = numbers[i] > most[0] ? numbers[i] : most[0];
+  for (int j = 1; j < 16; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
+  return most[0];
+}
+
+/* The weights of a row's tokens, 1 for the likeliest, and in `sums` those of all up to the end of
+   each block of them. A probability below 1e-38 is 0. */
+static void weigh(int64_t width, const float *logits, float largest, float scale, float *weights,
+                  double *sums) {
+  double total = 0.0;
+  for (int64_t start = 0; start < width; start += DRAWN_AT_ONCE) {
+    int64_t end = start + DRAWN_AT_ONCE < width ? start + DRAWN_AT_ONCE : width;
+    double sum = 0.0;
+    for (int64_t i = start; i < end; i++) {
+      float exponent = (logits[i] - largest) * scale;
+      weights[i] = exponent < -87.0f ? 0.0f : exponential(exponent);
+      sum += weights[i];
+    }
+    total += sum;
+    sums[start / DRAWN_AT_ONCE] = total;
+  }
+}
+
+/* The first token up to which weights sum to more than the target, which is less than all of them.
+   Its own weight is not 0, whatever rounding does to sums taken in another order. */
+static int64_t first_above(int64_t width, const float *weights, const double *sums, double target) {
+  int64_t block = 0, last = (width - 1) / DRAWN_AT_ONCE;
+  while (block < last && !(sums[block] > target)) block++;
+  int64_t start = block * DRAWN_AT_ONCE, found = start;
+  int64_t end = start + DRAWN_AT_ONCE < width ? start + DRAWN_AT_ONCE : width;
+  double sum = block ? sums[block - 1] : 0.0;
+  for (int64_t i = start; i < end && sum <= target; i++) {
+    if (weights[i] > 0.0f) found = i;
+    sum += weights[i];
+  }
+  return found;
+}
+
+/* One token of every row, from the softmax of the logits at a temperature: the first whose
+   cumulative probability exceeds the row's uniform.
+
+   logits: (rows, width). uniforms: (rows), in [0, 1). tokens, logps: (rows), are written. The
+   log-probability is exact but for the sum of the weights, whose relative error is that of
+   `exponential` in the mean over the distribution. Returns 0, or 1 where there is no memory. */
+int draw(int64_t rows, int64_t width, const float *logits, const double *uniforms,
+         double temperature, int64_t *tokens, float *logps, int threads) {
+  int64_t blocks = (width + DRAWN_AT_ONCE - 1) / DRAWN_AT_ONCE;
+  int failed = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    double *sums = malloc(blocks * sizeof(double) + width * sizeof(float));
+    float *weights = (float *)(sums + blocks);
+    if (!sums) {
+#pragma omp atomic write
+      failed = 1;
+    }
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+      const float *mine = logits + row * width;
+      float largest = largest_of(width, mine);
+      if (!sums) continue;
+      weigh(width, mine, largest, (float)(1.0 / temperature), weights, sums);
+      /* Rounding may lift the product to the sum itself, behind which there is no token. */
+      double total = sums[blocks - 1], below = nextafter(total, 0.0);
+      double target = uniforms[row] * total < below ? uniforms[row] * total : below;
+      tokens[row] = first_above(width, weights, sums, target);
+      logps[row] = (float)(((double)mine[tokens[row]] - largest) / temperature - log(total));
+    }
+    free(sums);
   }
   return failed;
 }

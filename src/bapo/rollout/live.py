@@ -77,7 +77,7 @@ class LiveBatch:
             keys = [self._keys[slot] for slot in self._slot_numbers.tolist()]
             block = uniform_block(keys, self.count // BLOCK)
             self._uniforms = torch.from_numpy(block).to(self.logits.device)
-        return self._uniforms[:, self.count % BLOCK]
+        return self._uniforms[:, self.count % BLOCK].contiguous()
 
     def record(self, tokens: Tensor, logps: Tensor) -> None:
         """Takes the next token of every row, `(R,)`, and its log-probability."""

@@ -67,6 +67,10 @@ class Kernels:
         self._attend = library.attend
         self._attend.argtypes = [pointer, pointer, pointer, pointer, pointer, threads]
         self._attend.restype = ctypes.c_int
+        self._draw = library.draw
+        self._draw.argtypes = [number, number, pointer, pointer, ctypes.c_double]
+        self._draw.argtypes += [pointer, pointer, threads]
+        self._draw.restype = ctypes.c_int
 
     def normalise(self, states: Tensor, epsilon: float, out: Tensor) -> None:
         """`(R, W)` states over the root of their mean square plus epsilon."""
@@ -110,6 +114,29 @@ class Kernels:
         )
         if failed:
             raise MemoryError("No memory is left for the scores of a row's attention.")
+
+    def draw(self, logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """`bapo.rollout.drawing.draw_tokens` of contiguous tensors.
+
+        Raises:
+            MemoryError: There is no memory for the probabilities of a row.
+        """
+        rows, vocabulary = logits.shape
+        assert uniforms.shape == (rows,)
+        tokens, logps = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.float32)
+        failed = self._draw(
+            rows,
+            vocabulary,
+            address(logits),
+            address(uniforms, torch.float64),
+            temperature,
+            address(tokens, torch.int64),
+            address(logps),
+            _threads(),
+        )
+        if failed:
+            raise MemoryError("No memory is left for the probabilities of a row's tokens.")
+        return tokens, logps
 
 
 def kernels() -> Kernels:

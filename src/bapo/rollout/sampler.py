@@ -29,6 +29,8 @@ from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.live import LiveBatch
 from bapo.rollout.loading import end_token_ids
+from bapo.rollout.native import kernels
+from bapo.rollout.native_decoder import NativeDecoder
 from bapo.rollout.pictures import PictureInputs
 from bapo.rollout.stopping import StopDetector
 from bapo.types import Completion, FinishReason, ImageReference, IntArray
@@ -125,7 +127,7 @@ class Sampler:
             if rows := self._admitted(waiting, batches, joins=decoder is not None):
                 row_keys = [keys[row.prompt][row.index] for row in rows]
                 batches.append(self._start(prompts, rows, row_keys, decoder, images))
-            tokens = self._draw(batches, temperature)
+            tokens = self._draw(batches, temperature, decoder)
             batches, tokens = self._settle(batches, tokens, groups)
             if batches:
                 self._step(batches, tokens, decoder)
@@ -193,10 +195,13 @@ class Sampler:
             return None
         return torch.arange(capacity, device=pads.device) >= pads[:, None]
 
-    def _draw(self, batches: Sequence[LiveBatch], temperature: float) -> Tensor:
+    def _draw(
+        self, batches: Sequence[LiveBatch], temperature: float, decoder: TokenDecoder[Any] | None
+    ) -> Tensor:
         """Draws the next token of every row of every batch, `(R,)`."""
         sizes = [batch.size for batch in batches]
-        tokens, logps = draw_tokens(
+        draw = kernels().draw if isinstance(decoder, NativeDecoder) else draw_tokens
+        tokens, logps = draw(
             _joined([batch.logits for batch in batches]),
             _joined([batch.uniforms() for batch in batches]),
             temperature,

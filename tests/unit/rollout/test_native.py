@@ -1,5 +1,6 @@
 """The C functions of a token step against the same arithmetic in torch, in float64."""
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 from bapo.errors import ModelError
 from bapo.rollout import native
 from bapo.rollout.cache import RowCache
+from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.native import kernels, why_no_kernels
 from bapo.rollout.native_decoder import NativeCache
 from bapo.types import Prompt
@@ -121,6 +123,107 @@ def test_attention_is_that_of_float64_while_rows_come_and_go(size, heads, key_he
 
 
 @needs_compiler
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("vocabulary", [1, 2, 21, 127, 128, 129, 1000, 150_001])
+def test_drawn_tokens_and_their_log_probs_are_those_of_float64(vocabulary, temperature):
+    """Even and steep distributions; a third of the tokens is impossible in half of the rows."""
+    rows = 6 if vocabulary > 1000 else 400
+    logits = numbers(rows, vocabulary) * torch.linspace(0, 12, rows)[:, None]
+    logits[::2, ::3] = -torch.inf if vocabulary > 1 else 0.0
+    uniforms = torch.rand(rows, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    uniforms[:2], uniforms[2:4] = 0.0, math.nextafter(1.0, 0.0)
+    tokens, logps = kernels().draw(logits, uniforms, temperature)
+    exact = torch.log_softmax(logits.double() / temperature, dim=-1)
+    picked = exact.gather(1, tokens[:, None])[:, 0]
+    ends = exact.exp().cumsum(-1).gather(1, tokens[:, None])[:, 0]
+    assert (logps.double() - picked).abs().max() < 1e-6
+    assert (ends > uniforms - 2e-7).all()
+    assert (ends - picked.exp() <= uniforms + 2e-7).all()
+    assert picked.isfinite().all()
+    if vocabulary > 1:
+        of_torch = draw_tokens(logits, uniforms, temperature)[1]
+        assert (logps - picked).abs().max() <= (of_torch - picked).abs().max()
+
+
+@needs_compiler
+def test_drawing_inverts_the_cumulative_distribution_and_passes_impossible_tokens_over():
+    logits = torch.log(torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])).expand(7, 6).contiguous()
+    uniforms = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 0.7501, 0.0, 1.0]).double()
+    uniforms[5] = math.nextafter(1.0, 0.0)
+    tokens, logps = kernels().draw(logits, uniforms, 1.0)
+    assert tokens.tolist() == [1, 1, 3, 3, 4, 4, 4]
+    assert torch.allclose(logps.exp(), torch.tensor([0.25, 0.25, 0.5, 0.5, 0.25, 0.25, 0.25]))
+    long = torch.full((3, 1000), -torch.inf)
+    long[:, [200, 700]] = 0.0  # whole blocks of impossible tokens before, between and behind
+    tokens, logps = kernels().draw(long, torch.tensor([0.0, 0.5, 1.0]).double(), 1.0)
+    assert tokens.tolist() == [200, 700, 700]
+    assert logps.tolist() == pytest.approx([math.log(0.5)] * 3)
+
+
+@needs_compiler
+def test_every_temperature_is_drawn_at():
+    logits = torch.tensor([[1.0, 3.0, 2.0, -3e38]]).expand(4, 4).contiguous()
+    uniforms = torch.tensor([0.0, 0.3, 0.6, 0.9], dtype=torch.float64)
+    for tiny in (1e-3, 1e-30):
+        tokens, logps = kernels().draw(logits, uniforms, tiny)
+        assert (tokens.tolist(), logps.tolist()) == ([1] * 4, [0.0] * 4)
+    tokens, logps = kernels().draw(logits[:, :3].contiguous(), uniforms, 1e30)
+    assert tokens.tolist() == [0, 0, 1, 2]
+    assert logps.tolist() == pytest.approx([-math.log(3)] * 4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("vocabulary", [1, 21, 300])
+@pytest.mark.parametrize("broken", ["nan", "inf", "all -inf"])
+def test_logits_that_are_not_finite_give_such_log_probs_in_their_row_alone(vocabulary, broken):
+    for place in {0, vocabulary // 2, vocabulary - 1}:
+        logits = numbers(3, vocabulary)
+        if broken == "all -inf":
+            logits[1] = -torch.inf
+        else:
+            logits[1, place] = float(broken)
+        for uniform in (0.0, 0.5, math.nextafter(1.0, 0.0)):
+            uniforms = torch.full((3,), uniform, dtype=torch.float64)
+            tokens, logps = kernels().draw(logits, uniforms, 1.0)
+            assert logps.isfinite().tolist() == [True, False, True]
+            assert ((tokens >= 0) & (tokens < vocabulary)).all()
+
+
+@needs_compiler
+def test_drawing_does_not_depend_on_the_number_of_threads():
+    logits, before = numbers(37, 500, scale=3.0), torch.get_num_threads()
+    uniforms = torch.rand(37, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    try:
+        torch.set_num_threads(1)
+        tokens, logps = kernels().draw(logits, uniforms, 0.9)
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            again = kernels().draw(logits, uniforms, 0.9)
+            assert torch.equal(again[0], tokens)
+            assert torch.equal(again[1], logps)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_only_the_native_decoder_draws_in_c(monkeypatch):
+    draw, drawn = native.Kernels.draw, []
+
+    def counted(self, logits, uniforms, temperature):
+        drawn.append(len(logits))
+        return draw(self, logits, uniforms, temperature)
+
+    monkeypatch.setattr(native.Kernels, "draw", counted)
+    for decoder, found in (("native", [3]), ("torch", []), ("module", [])):
+        drawn.clear()
+        engine = tiny_engine(max_new_tokens=2, decoder=decoder)
+        engine.sample(
+            [Prompt("p", "1", {})], version=0, group_size=3, step=1, seed=0, temperature=1.0
+        )
+        assert drawn[:1] == found
+
+
+@needs_compiler
 def test_completions_do_not_depend_on_the_number_of_threads():
     policy = tiny_policy()
     prompts = [Prompt(f"p{number}", "12+3=" * (number % 3 + 1), {}) for number in range(6)]
@@ -198,6 +301,16 @@ def test_what_c_would_misread_is_not_handed_over():
             kernels().normalise(wrong, 1e-6, out)
     with pytest.raises(AssertionError):
         kernels().gated_activation(states, out)
+    uniforms = torch.rand(4, dtype=torch.float64)
+    for wrong in (
+        (states.double(), uniforms),
+        (torch.ones(6, 4).t(), uniforms),
+        (states, uniforms.float()),
+        (states, uniforms[:3]),
+        (states, torch.rand(4, 2, dtype=torch.float64)[:, 0]),
+    ):
+        with pytest.raises(AssertionError):
+            kernels().draw(*wrong, 1.0)
 
 
 @needs_compiler
