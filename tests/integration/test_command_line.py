@@ -143,7 +143,15 @@ def sentence(err, place):
         ("steps=0", "'steps' must be a whole number of at least 1, but is 0."),
         ("steps=two", "'steps' must be a whole number of at least 1, but is 'two'."),
         ("steps", "The override 'steps' must have the form section.key=value."),
-        ("steps=[", "The value of the override 'steps=[' is not valid YAML."),
+        (
+            "steps=[",
+            "The value of the override 'steps=[' is not valid YAML; put a text with such signs in "
+            "double quotes, and all of it in single ones: 'steps=\"...\"'.",
+        ),
+        (
+            "task.max_bad_shar=0.5",
+            "Unknown setting 'task.max_bad_shar': did you mean 'max_bad_share'?",
+        ),
         (
             "reward.verifier=",
             "'reward.verifier' is empty, but must be a text; give it, or leave it out.",
@@ -185,6 +193,10 @@ def test_what_is_wrong_beside_the_model_is_said_before_it_is_looked_for(
         ("./absent", "The model folder './absent' does not exist; name a folder made by"),
         ("empty", "The model folder 'empty' has no config.json; name one made by save_pretrained."),
         ("embedded:chess", "There is no model 'embedded:chess'; the embedded models are:"),
+        (
+            "modle",
+            "There is no model folder 'modle': did you mean 'model'? A model of the Hub goes",
+        ),
         ("someone/absent", "The model 'someone/absent' could not be read, neither as a folder nor"),
     ],
 )
@@ -223,10 +235,9 @@ def test_data_that_cannot_be_used_is_named_with_its_line(refused, place, content
     assert refused("task.path=bad.jsonl").startswith(expected)
 
 
-def test_a_missing_data_file_is_named(refused):
-    assert refused("task.path=absent.jsonl") == (
-        "There is no data file 'absent.jsonl'; check the path."
-    )
+@pytest.mark.parametrize("name", ["absent.jsonl", "absent.json", "absent.csv"])
+def test_a_missing_data_file_is_named(refused, name):
+    assert refused(f"task.path={name}") == f"There is no data file '{name}'; check the path."
 
 
 def test_a_prompt_longer_than_the_model_allows_is_named(refused, place):
@@ -275,12 +286,14 @@ def test_too_few_prompts_for_a_batch_are_refused(refused):
             "The recipe 'torn.yaml' is not valid YAML: expected the node content, but found "
             "'<stream end>' in line 1, column 9.",
         ),
+        ("void.yaml", "The recipe 'void.yaml' is empty; it needs at least a model and a task."),
         ("binary.yaml", "The recipe 'binary.yaml' is not valid YAML: it is not UTF-8 at byte 1."),
         ("unnamed.yaml", "'model' is missing: name a folder, a Hub name, or embedded:countdown."),
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_named(bapo, place, recipe, expected):
     (place / "list.yaml").write_text("- a\n")
+    (place / "void.yaml").write_text("# nothing\n")
     (place / "torn.yaml").write_text("model: [")
     (place / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (place / "unnamed.yaml").write_text("task: countdown\n")
@@ -417,6 +430,7 @@ def test_an_output_in_a_folder_that_cannot_be_written_to_is_refused_at_once(bapo
         ),
         (("compare", "recipe.yaml", "--algorithms", "grpo,bap"), "Unknown algorithm 'bap': did"),
         (("compare", "recipe.yaml", "--algorithms", ""), "The option --algorithms is empty; give"),
+        (("compare", "recipe.yaml", "--algorithms", "grpo,grpo"), "The option --algorithms names"),
         (("compare", "recipe.yaml", "--seeds", "one"), "The option --seeds is 'one', but must"),
         (("report", "absent"), "There is no folder 'absent': name a run folder or a folder of"),
         (("report", "nothing"), "There is no run folder in 'nothing': one holds recipe.yaml and"),
@@ -425,6 +439,11 @@ def test_an_output_in_a_folder_that_cannot_be_written_to_is_refused_at_once(bapo
         (("compare", "countdown-base"), "The recipe 'countdown-base' is for a cold start and not"),
         (("eval", "absent/run/it"), "There is neither a run nor a model in 'absent/run/it'."),
         (("warmstart", "countdown-base", "steps=0"), "'steps' must be a whole number of at least"),
+        (
+            ("warmstart", "countdown-base", "model.positions=8", "training.batch=2"),
+            "'model.positions' is 8, but an example of the task 'CD-34' takes ",
+        ),
+        (("demo", "--resume", "--output", "nothing"), "There is no demo in 'nothing' that could"),
         (("demo", "sted=1"), "Unknown setting 'sted': did you mean 'seed'?"),
     ],
 )

@@ -14,7 +14,7 @@ from bapo.config import resolve_recipe
 from bapo.errors import RunFolderError, RunInterruptedError
 from bapo.reporting.accounts import account_for
 from bapo.reporting.runs import read_run
-from bapo.training import train, train_unless_finished
+from bapo.training import planned_runs, train, train_unless_finished
 from bapo.training.progress import Silence
 from bapo.training.run_folder import RunFolder
 from tests.killed_run import forked
@@ -368,6 +368,14 @@ def test_a_comparison_goes_on_with_a_run_that_was_ended(
     assert train_unless_finished(recipe_of(ingredients), run, Silence()) is not None
     assert_same_run(run, finished("bapo"))
     assert train_unless_finished(recipe_of(ingredients), run, Silence()) is None
+
+
+def test_a_comparison_in_the_folder_of_another_one_is_refused_before_it_trains(
+    ingredients, finished, tmp_path
+):
+    copy_of(finished("bapo"), tmp_path / "bapo" / "seed-7")
+    with pytest.raises(RunFolderError, match="seed-7' holds a finished run of another recipe"):
+        planned_runs(ingredients / "recipe.yaml", ["steps=3"], ["grpo", "bapo"], [7], tmp_path)
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_the_checkpoint_before(

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from bapo.cli.options import Overrides, console, quiet_libraries, refuse_unchanged
+from bapo.cli.options import Overrides, console, is_run, quiet_libraries, refuse_unchanged
 from bapo.config import load_recipe, program
-from bapo.errors import RunInterruptedError
+from bapo.errors import RunFolderError, RunInterruptedError
 
 RECIPE = "countdown-demo"
 
@@ -28,6 +28,10 @@ def demo(
 
     Example: bapo demo --output demo
     """
+    if resume and not is_run(output):
+        raise RunFolderError(
+            f"There is no demo in '{output}' that could be resumed; start it without --resume."
+        )
     recipe = load_recipe(output / "recipe.yaml" if resume else RECIPE, overrides or ())
     from bapo.cli.progress import TerminalProgress, percent
     from bapo.reporting import write_report

@@ -54,6 +54,8 @@ def listed(text: str, name: str) -> list[str]:
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
         raise SettingError(f"The option {name} is empty; give names separated by commas.")
+    if twice := [item for item in items if items.count(item) > 1]:
+        raise SettingError(f"The option {name} names {twice[0]} twice; name each once.")
     return items
 
 

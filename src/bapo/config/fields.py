@@ -93,13 +93,16 @@ def nearest_name(name: str, known: Sequence[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else "known are " + ", ".join(sorted(known)) + "."
 
 
-def parse_section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+def parse_section(
+    kind: type[T], values: Mapping[str, Any], where: str, beside: Sequence[str] = ()
+) -> T:
     """Builds a settings dataclass from plain values and checks each against its declaration.
 
     Args:
         kind: A dataclass whose fields are declared with `setting`.
         values: The values given; what is missing keeps its default.
         where: The section's name, for messages.
+        beside: Further names of the section, read elsewhere, that an unknown one may be meant for.
 
     Returns:
         The settings, every value of the declared type and in its range.
@@ -113,7 +116,8 @@ def parse_section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     for name, value in values.items():
         path = f"{where}.{name}" if where else name
         if name not in fields:
-            raise SettingError(f"Unknown setting '{path}': {nearest_name(str(name), list(fields))}")
+            known = nearest_name(str(name), [*fields, *beside])
+            raise SettingError(f"Unknown setting '{path}': {known}")
         parsed[name] = _convert(value, hints[name], path)
         _check_range(parsed[name], meaning_of(fields[name]), path)
     return kind(**parsed)

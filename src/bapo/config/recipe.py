@@ -6,10 +6,10 @@ Values are settled in this order, later ones winning: the defaults in settings.p
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -30,6 +30,8 @@ from bapo.config.settings import (
 from bapo.config.yaml_text import load_yaml
 from bapo.errors import RecipeError, SettingError
 
+T = TypeVar("T")
+
 SECTIONS = {
     "adapter": AdapterSettings,
     "adaptation": AdaptationSettings,
@@ -43,6 +45,9 @@ SECTIONS = {
 
 _ARCHITECTURE = {"kind", "layers", "hidden", "heads", "feed_forward", "positions"}
 """What a warm-start recipe says of its model; a training recipe names one by its path."""
+
+LARGEST_SEED = 2**32 - 1
+"""Of NumPy's global generator, which libraries may draw from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"The recipe '{path}' is not valid YAML: {reason}.") from None
     except OSError as error:
         raise RecipeError(f"The recipe '{path}' cannot be read: {error.strerror}.") from None
+    if content is None:
+        raise RecipeError(f"The recipe '{path}' is empty; it needs at least a model and a task.")
     if not isinstance(content, dict):
         raise RecipeError(f"The recipe '{path}' must be a mapping of settings, but is {content!r}.")
     return cast("dict[str, Any]", content)
@@ -147,7 +154,7 @@ def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         SettingError: A setting is unknown, of the wrong type, out of range or at odds with others.
     """
     merged = merge_recipe(content, overrides)
-    known = [item.name for item in dataclasses.fields(Recipe)]
+    known = [item.name for item in fields(Recipe)]
     for name in merged:
         if name not in known:
             raise SettingError(f"Unknown setting '{name}': {nearest_name(str(name), known)}")
@@ -166,7 +173,7 @@ def resolve_recipe(content: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         model=parse_section(ModelSettings, merged.get("model", {}), "model"),
         task=parse_section(TaskSettings, merged.get("task", {}), "task"),
         algorithm=algorithm,
-        seed=whole_number(merged.get("seed", 0), "seed", 0),
+        seed=whole_number(merged.get("seed", 0), "seed", 0, LARGEST_SEED),
         steps=whole_number(merged.get("steps", 100), "steps", 1),
         **cast("dict[str, Any]", sections),
     )
@@ -222,8 +229,8 @@ def _normalise(content: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[name] = dict(cast("Mapping[str, Any]", section))
     task = merged.get("task", {})
-    fields = {item.name for item in dataclasses.fields(TaskSettings)}
-    own = {key: task.pop(key) for key in list(task) if key not in fields}
+    shared = {item.name for item in fields(TaskSettings)}
+    own = {key: task.pop(key) for key in list(task) if key not in shared}
     if own:
         options: Any = task.get("options", {})
         if not isinstance(options, Mapping):
@@ -240,7 +247,10 @@ def _apply_override(merged: dict[str, Any], override: str) -> None:
     try:
         value = load_yaml(text)
     except yaml.YAMLError:
-        raise SettingError(f"The value of the override '{override}' is not valid YAML.") from None
+        raise SettingError(
+            f"The value of the override '{override}' is not valid YAML; put a text with such signs "
+            f"in double quotes, and all of it in single ones: '{path}=\"...\"'."
+        ) from None
     section, dot, key = path.partition(".")
     if not dot:
         merged[section] = value
@@ -253,11 +263,19 @@ def _apply_override(merged: dict[str, Any], override: str) -> None:
     target[key] = value
 
 
-def whole_number(value: Any, name: str, low: int) -> int:
-    """`value` if it is a whole number of at least `low`, or a `SettingError` that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise SettingError(f"'{name}' must be a whole number of at least {low}, but is {value!r}.")
-    return value
+def whole_number(value: Any, name: str, low: int, high: int | None = None) -> int:
+    """`value` if it is a whole number from `low` to `high`, or a `SettingError` that names it."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and value >= low and (high is None or value <= high):
+        return value
+    allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+    is_said = "is empty" if value is None else f"is {value!r}"
+    raise SettingError(f"'{name}' must be a whole number {allowed}, but {is_said}.")
+
+
+def parse_task_options(kind: type[T], options: Mapping[str, Any]) -> T:
+    """A task's own settings, which stand in the section `task` beside those of every task."""
+    return parse_section(kind, options, "task", [one.name for one in fields(TaskSettings)])
 
 
 def _check_together(recipe: Recipe) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bapo.config.fields import nearest_name, parse_section, setting
-from bapo.config.recipe import as_plain_values, find_recipe, merge_recipe, read_yaml, whole_number
+from bapo.config.recipe import (
+    LARGEST_SEED,
+    as_plain_values,
+    find_recipe,
+    merge_recipe,
+    read_yaml,
+    whole_number,
+)
 from bapo.config.settings import TaskSettings
 from bapo.errors import RecipeError, SettingError
 
@@ -109,7 +116,7 @@ def load_warmstart_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Wa
         )
     return WarmstartRecipe(
         task=parse_section(TaskSettings, merged.get("task", {}), "task"),
-        seed=whole_number(merged.get("seed", 0), "seed", 0),
+        seed=whole_number(merged.get("seed", 0), "seed", 0, LARGEST_SEED),
         steps=whole_number(merged.get("steps", 1000), "steps", 1),
         model=model,
         training=parse_section(ColdStartSettings, merged.get("training", {}), "training"),

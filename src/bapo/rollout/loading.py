@@ -5,6 +5,7 @@ compared with the sampler's, token by token, and dropout noise in either would l
 off-policyness.
 """
 
+import difflib
 import json
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -165,7 +166,19 @@ def resolve_location(path: str) -> str:
             f"The model folder '{path}' does not exist; name a folder made by save_pretrained, "
             "a Hub name such as Qwen/Qwen2.5-0.5B, or embedded:NAME."
         )
+    if "/" not in path:
+        _refuse_misspelt(path)
     return path
+
+
+def _refuse_misspelt(name: str) -> None:
+    """A model folder that is there but for a slip is not to be looked for on the Hub."""
+    beside = [one.name for one in Path().iterdir() if (one / "config.json").is_file()]
+    if near := difflib.get_close_matches(name, beside, n=1, cutoff=0.8):
+        raise ModelError(
+            f"There is no model folder '{name}': did you mean '{near[0]}'? A model of the Hub goes "
+            "by its owner and name, such as openai-community/gpt2."
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.errors import DataError, SettingError
 from bapo.tasks.made_up import MadeUpTask, Mixture, check_worked
 from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
@@ -221,4 +221,4 @@ def expression_prompt(problem: Problem) -> tuple[ChatMessage, ...]:
 def build_countdown(options: Mapping[str, Any], numbers: tuple[int, ...] = (3, 4)) -> Countdown:
     """The task from a recipe's options; `numbers` is the default of a named variant."""
     given = {"numbers": numbers, **options}
-    return Countdown(parse_section(CountdownSettings, given, "task"))
+    return Countdown(parse_task_options(CountdownSettings, given))

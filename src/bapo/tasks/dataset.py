@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.errors import SettingError
 from bapo.tasks.prompts import PromptBuilder, PromptShape
 from bapo.tasks.rows import DEFAULT_SHARE, divide
@@ -153,4 +153,4 @@ def _check_together(settings: DatasetSettings) -> None:
 
 def build_dataset(options: Mapping[str, Any], max_bad_share: float = 0.0) -> Dataset:
     """The task from a recipe's options; by default every row must be usable."""
-    return Dataset(parse_section(DatasetSettings, options, "task"), max_bad_share)
+    return Dataset(parse_task_options(DatasetSettings, options), max_bad_share)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.errors import DataError
 from bapo.tasks.figures import FIGURES, Figure
 from bapo.tasks.made_up import MadeUpTask, Mixture, check_worked
@@ -180,4 +180,4 @@ def draw(detail: str) -> Any:
 
 def build_geometry(options: Mapping[str, Any]) -> Geometry:
     """The task from a recipe's options."""
-    return Geometry(parse_section(GeometrySettings, options, "task"))
+    return Geometry(parse_task_options(GeometrySettings, options))

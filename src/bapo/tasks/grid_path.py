@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.tasks.gym_problems import GymProblem, GymProblems, hashed
 from bapo.tasks.made_up import MadeUpTask, check_worked
 from bapo.tasks.splits import Split
@@ -130,4 +130,4 @@ def chat_prompt(grid: list[str], *, shortest: bool) -> tuple[ChatMessage, ...]:
 
 def build_grid_path(options: Mapping[str, Any]) -> GridPath:
     """The task from a recipe's options."""
-    return GridPath(parse_section(GridPathSettings, options, "task"))
+    return GridPath(parse_task_options(GridPathSettings, options))

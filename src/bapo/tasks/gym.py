@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.errors import SettingError
 from bapo.tasks.gym_problems import PREFIX, GymProblem, GymProblems, hashed
 from bapo.tasks.made_up import MadeUpTask
@@ -96,7 +96,7 @@ def build_gym(dataset: str, options: Mapping[str, Any]) -> GymTask:
     own = {one.name: given.pop(one.name) for one in fields(GymSettings) if one.name in given}
     for name, value in given.items():
         _check_json(name, value)
-    return GymTask(dataset, parse_section(GymSettings, own, "task"), given)
+    return GymTask(dataset, parse_task_options(GymSettings, own), given)
 
 
 def _check_json(name: str, value: Any) -> None:

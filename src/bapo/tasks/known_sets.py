@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-from bapo.config import nearest_name, parse_section, setting
+from bapo.config import nearest_name, parse_task_options, setting
 from bapo.errors import SettingError
 from bapo.tasks.mathematics import INSTRUCTION, VERIFIER
 from bapo.tasks.prompts import PromptBuilder, PromptShape
@@ -248,4 +248,4 @@ def build_known_set(
     name: str, options: Mapping[str, Any], max_bad_share: float = 0.0
 ) -> KnownSetTask:
     """The task from a recipe's options; by default every row must be usable."""
-    return KnownSetTask(name, parse_section(KnownSetSettings, options, "task"), max_bad_share)
+    return KnownSetTask(name, parse_task_options(KnownSetSettings, options), max_bad_share)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.errors import DataError
 from bapo.tasks.made_up import MadeUpTask, check_different, check_worked
 from bapo.tasks.splits import ATTEMPTS, Split, different, draw_row
@@ -304,4 +304,4 @@ def build_mathematics(
 ) -> Mathematics:
     """The task from a recipe's options; `levels` is the default of a named variant."""
     given = {"levels": levels, **options}
-    return Mathematics(parse_section(MathematicsSettings, given, "task"))
+    return Mathematics(parse_task_options(MathematicsSettings, given))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from bapo.config import parse_section, setting
+from bapo.config import parse_task_options, setting
 from bapo.errors import SettingError
 from bapo.tasks.gym_problems import GymProblem, GymProblems
 from bapo.tasks.made_up import MadeUpTask, check_worked
@@ -154,4 +154,4 @@ def chat_prompt(board: str) -> tuple[ChatMessage, ...]:
 
 def build_rush_hour(options: Mapping[str, Any]) -> RushHour:
     """The task from a recipe's options."""
-    return RushHour(parse_section(RushHourSettings, options, "task"))
+    return RushHour(parse_task_options(RushHourSettings, options))

@@ -19,6 +19,7 @@ from bapo.errors import DataError, SettingError
 from bapo.tasks.image_cells import UnusableCellError, cell_references
 
 _FILES: Final = (".jsonl", ".parquet")
+_OTHER_FILES: Final = (".json", ".csv", ".tsv", ".txt", ".gz", ".zip", ".arrow")
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NOT_UTF8: Final = "it holds text that is not UTF-8; write its texts as UTF-8"
 _STORE: Final = "store it as text or as a finite number"
@@ -88,7 +89,7 @@ def open_source(
         SettingError: A file is given a split, a subset or a revision.
     """
     file = Path(path).expanduser()
-    if file.suffix in _FILES or file.is_file():
+    if file.suffix in (*_FILES, *_OTHER_FILES) or file.is_file():
         if not file.is_file():
             raise DataError(f"There is no data file '{path}'; check the path.")
         if file.suffix not in _FILES:

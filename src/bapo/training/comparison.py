@@ -33,8 +33,9 @@ def planned_runs(
 
     Raises:
         SettingError: An algorithm or a setting is wrong.
+        RunFolderError: One of the folders holds a finished run of another recipe.
     """
-    return [
+    plan = [
         (
             load_recipe(recipe, [*overrides, f"algorithm={algorithm}", f"seed={seed}"]),
             output / algorithm / f"seed-{seed}",
@@ -42,6 +43,9 @@ def planned_runs(
         for seed in seeds
         for algorithm in algorithms
     ]
+    for resolved, folder in plan:
+        _is_finished(resolved, folder)
+    return plan
 
 
 def train_unless_finished(
@@ -56,11 +60,18 @@ def train_unless_finished(
         RunFolderError: The folder holds a run of another recipe, or one without a checkpoint to
             go on from.
     """
+    if _is_finished(recipe, folder):
+        return None
+    begun = (folder / RECIPE).is_file()
+    return train(recipe, folder, resume=begun, progress=progress)
+
+
+def _is_finished(recipe: Recipe, folder: Path) -> bool:
+    """Whether a folder holds a finished run of a recipe; a `RunFolderError` for another one's."""
     if not (folder / SUMMARY).is_file():
-        begun = (folder / RECIPE).is_file()
-        return train(recipe, folder, resume=begun, progress=progress)
+        return False
     if read_yaml(folder / RECIPE) != recipe_as_mapping(recipe):
         raise RunFolderError(
             f"The folder '{folder}' holds a finished run of another recipe; name another --output."
         )
-    return None
+    return True

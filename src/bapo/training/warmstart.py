@@ -51,7 +51,8 @@ def warmstart(
         The output folder.
 
     Raises:
-        SettingError: The task shows pictures and the model reads text alone, or the reverse.
+        SettingError: The task shows pictures and the model reads text alone, or the reverse, or
+            an example is longer than the model's positions.
     """
     settings, pictures = recipe.training, recipe.model.reads_pictures
     if pictures != hasattr(task, "worked_images"):
@@ -73,6 +74,11 @@ def warmstart(
         first = (step - 1) * settings.batch
         examples = [_example(task, first + i) for i in range(settings.batch)]
         tokens, labels, shown = _pad(examples, tokenizer, reader)
+        if tokens.shape[1] > recipe.model.positions:
+            raise SettingError(
+                f"'model.positions' is {recipe.model.positions}, but an example of the task "
+                f"'{task.name}' takes {tokens.shape[1]}; raise it."
+            )
         labels = labels.to(model.device)
         logits = model(input_ids=tokens.to(model.device), use_cache=False, **shown).logits[:, :-1]
         loss = cross_entropy(

@@ -78,11 +78,19 @@ def test_values_become_the_declared_type(name, value, expected):
     [
         ("switch", 1, "'section.switch' must be true or false, but is 1."),
         ("switch", "yes", "'section.switch' must be true or false, but is 'yes'."),
-        ("switch", None, "'section.switch' must be true or false, but is None."),
+        (
+            "switch",
+            None,
+            "'section.switch' is empty, but must be true or false; give it, or leave it out.",
+        ),
         ("count", 2.0, "'section.count' must be a whole number, but is 2.0."),
         ("count", True, "'section.count' must be a whole number, but is True."),
         ("count", "4", "'section.count' must be a whole number, but is '4'."),
-        ("count", None, "'section.count' must be a whole number, but is None."),
+        (
+            "count",
+            None,
+            "'section.count' is empty, but must be a whole number; give it, or leave it out.",
+        ),
         ("rate", True, "'section.rate' must be a number, but is True."),
         ("rate", "fast", "'section.rate' must be a number, but is 'fast'."),
         ("rate", [0.5], "'section.rate' must be a number, but is [0.5]."),

@@ -75,8 +75,8 @@ def test_every_default_passes_its_own_check_and_has_a_meaning(kind):
             {"task": {"name": "a", "options": 5, "size": 4}},
             "'task.options' must be a mapping, but is 5.",
         ),
-        ({"seed": -1}, "'seed' must be a whole number of at least 0, but is -1."),
-        ({"seed": 1.5}, "'seed' must be a whole number of at least 0, but is 1.5."),
+        ({"seed": -1}, "'seed' must be a whole number from 0 to 4294967295, but is -1."),
+        ({"seed": 1.5}, "'seed' must be a whole number from 0 to 4294967295, but is 1.5."),
         ({"steps": 0}, "'steps' must be a whole number of at least 1, but is 0."),
         ({"steps": True}, "'steps' must be a whole number of at least 1, but is True."),
     ],
@@ -171,13 +171,15 @@ def test_an_override_of_one_key_keeps_the_rest_of_its_section():
     [
         ("steps", "The override 'steps' must have the form section.key=value."),
         ("=5", "The override '=5' must have the form"),
-        ("steps=[1", "The value of the override 'steps=[1' is not valid YAML."),
+        ("steps=[1", "The value of the override 'steps=[1' is not valid YAML; put a text with"),
         ("stepz=1", "Unknown setting 'stepz': did you mean 'steps'?"),
         ("trainig.learning_rate=1", "Unknown setting 'trainig': did you mean 'training'?"),
         ("steps.x=1", "The override 'steps.x=1' names a key of 'steps', which has none."),
         ("training.a.b=1", "Unknown setting 'training.a.b'"),
         ("training=5", "'training' must be a mapping of settings, but is 5."),
-        ("seed=", "'seed' must be a whole number of at least 0, but is None."),
+        ("seed=", "'seed' must be a whole number from 0 to 4294967295, but is empty."),
+        ("seed=-1", "'seed' must be a whole number from 0 to 4294967295, but is -1."),
+        ("seed=4294967296", "'seed' must be a whole number from 0 to 4294967295, but is 42949"),
     ],
 )
 def test_a_wrong_override_gives_one_sentence(override, expected):
@@ -234,7 +236,7 @@ def test_an_empty_section_means_its_defaults():
     [
         ("steps: [1", "is not valid YAML"),
         ("- a\n- b\n", "must be a mapping of settings, but is ['a', 'b']."),
-        ("", "must be a mapping of settings, but is None."),
+        ("", "is empty; it needs at least a model and a task."),
         ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )
