@@ -1,7 +1,7 @@
 """Turns prompts into token ids and completions back into text."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,11 +88,7 @@ class PromptEncoder:
             DataError: As for `encode`, of the first prompt of which it is true.
             ModelError: Likewise.
         """
-        plain = self._plain(prompts)
-        return [
-            plain[number] if number in plain else self._apart(prompt)
-            for number, prompt in enumerate(prompts)
-        ]
+        return [self._apart(prompt) if ids is None else ids for prompt, ids in self._plain(prompts)]
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts that no completion can be sampled for, before anything is sampled.
@@ -126,10 +122,9 @@ class PromptEncoder:
             ModelError: A prompt is a chat and the tokenizer has no chat template.
         """
         found: dict[str, str] = {}
-        plain = self._plain(prompts)
-        for number, prompt in enumerate(prompts):
+        for prompt, ids in self._plain(prompts):
             try:
-                size = len(plain[number] if number in plain else self._apart(prompt))
+                size = len(self._apart(prompt) if ids is None else ids)
             except DataError as error:
                 found[prompt.prompt_id] = _as_clause(error)
                 continue
@@ -159,25 +154,25 @@ class PromptEncoder:
         )
         return texts
 
-    def _plain(self, prompts: Sequence[Prompt]) -> dict[int, IntArray]:
-        """The token ids of the plain texts among some prompts, by number of the prompt."""
-        if self.pictures is not None:
-            return {}
-        texts = [
-            (number, prompt.content)
-            for number, prompt in enumerate(prompts)
-            if isinstance(prompt.content, str) and not prompt.images
-        ]
-        found: dict[int, IntArray] = {}
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            numbers, part = zip(*texts[first : first + _TEXTS_AT_ONCE], strict=True)
-            encoded: Any = self.tokenizer(list(part), add_special_tokens=False)
-            for number, ids in zip(numbers, encoded["input_ids"], strict=True):
-                found[number] = np.asarray([*self._start, *ids], dtype=np.int32)
-        return found
+    def _plain(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, IntArray | None]]:
+        """Every prompt with its token ids if it is a plain text, else with None."""
+        for first in range(0, len(prompts), _TEXTS_AT_ONCE):
+            part = prompts[first : first + _TEXTS_AT_ONCE]
+            texts = {
+                number: prompt.content
+                for number, prompt in enumerate(part)
+                if self.pictures is None and not prompt.images and isinstance(prompt.content, str)
+            }
+            found: dict[int, IntArray] = {}
+            if texts:
+                encoded: Any = self.tokenizer(list(texts.values()), add_special_tokens=False)
+                for number, ids in zip(texts, encoded["input_ids"], strict=True):
+                    found[number] = np.asarray([*self._start, *ids], dtype=np.int32)
+            for number, prompt in enumerate(part):
+                yield prompt, found.get(number)
 
     def _apart(self, prompt: Prompt) -> IntArray:
-        """The token ids of a prompt that `_plain` leaves out."""
+        """The token ids of a prompt that is encoded by itself."""
         if self.pictures is not None:
             ids = self.pictures.token_ids(prompt, self._start, self._chat_values)
         elif prompt.images:

@@ -225,16 +225,16 @@ int draw(int64_t rows, int64_t width, const float *logits, const double *uniform
 #pragma omp parallel num_threads(threads)
   {
     double *sums = malloc(blocks * sizeof(double) + width * sizeof(float));
-    float *weights = (float *)(sums + blocks);
     if (!sums) {
 #pragma omp atomic write
       failed = 1;
     }
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
+      if (!sums) continue;
+      float *weights = (float *)(sums + blocks);
       const float *mine = logits + row * width;
       float largest = largest_of(width, mine);
-      if (!sums) continue;
       weigh(width, mine, largest, (float)(1.0 / temperature), weights, sums);
       /* Rounding may lift the product to the sum itself, behind which there is no token. */
       double total = sums[blocks - 1], below = nextafter(total, 0.0);

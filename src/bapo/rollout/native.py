@@ -116,7 +116,7 @@ class Kernels:
             raise MemoryError("No memory is left for the scores of a row's attention.")
 
     def draw(self, logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """`bapo.rollout.drawing.draw_tokens` of contiguous tensors.
+        """`bapo.rollout.drawing.draw_tokens`, one pass over the logits of a row after another.
 
         Raises:
             MemoryError: There is no memory for the probabilities of a row.

@@ -12,7 +12,6 @@ from torch.nn import functional
 from bapo.errors import ModelError
 from bapo.rollout import native
 from bapo.rollout.cache import RowCache
-from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.native import kernels, why_no_kernels
 from bapo.rollout.native_decoder import NativeCache
 from bapo.types import Prompt
@@ -136,13 +135,11 @@ def test_drawn_tokens_and_their_log_probs_are_those_of_float64(vocabulary, tempe
     exact = torch.log_softmax(logits.double() / temperature, dim=-1)
     picked = exact.gather(1, tokens[:, None])[:, 0]
     ends = exact.exp().cumsum(-1).gather(1, tokens[:, None])[:, 0]
-    assert (logps.double() - picked).abs().max() < 1e-6
+    # Half of float32's last place, and the sum's own error; torch's is up to 1e-5 here.
+    assert ((logps - picked).abs() < 2e-7 + 6e-8 * picked.abs()).all()
     assert (ends > uniforms - 2e-7).all()
     assert (ends - picked.exp() <= uniforms + 2e-7).all()
     assert picked.isfinite().all()
-    if vocabulary > 1:
-        of_torch = draw_tokens(logits, uniforms, temperature)[1]
-        assert (logps - picked).abs().max() <= (of_torch - picked).abs().max()
 
 
 @needs_compiler
