@@ -13,7 +13,7 @@ from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.engine import Engine, ScoreRow
 from bapo.rollout.loading import Policy, embedded_models, load_policy
-from bapo.rollout.native import why_no_kernels
+from bapo.rollout.native import address, compiled, why_no_kernels
 from bapo.rollout.pictures import OpenImage, PictureReader
 from bapo.rollout.probe import check_engine, probe_rows
 from bapo.rollout.processors import image_only
@@ -29,7 +29,9 @@ __all__ = [
     "PromptEncoder",
     "ScoreRow",
     "add_adapter",
+    "address",
     "check_engine",
+    "compiled",
     "embedded_models",
     "has_adapter",
     "image_only",

@@ -162,6 +162,17 @@ def why_no_kernels() -> str:
 
 @cache
 def _built() -> Kernels | str:
+    found = compiled("bapo.rollout", "kernels.c")
+    return found if isinstance(found, str) else Kernels(found)
+
+
+def compiled(package: str, name: str) -> ctypes.CDLL | str:
+    """A file of C functions, built; or why it cannot be, as the end of a sentence.
+
+    Args:
+        package: Where the file lies.
+        name: Of the file; `exponential.h` is put in front of it.
+    """
     threads_library = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
     if threads_library is None:
         return "torch does not run on GNU's OpenMP here"
@@ -175,9 +186,11 @@ def _built() -> Kernels | str:
     try:
         # Where what is loaded cannot be removed, as on some network disks, it is left there.
         with tempfile.TemporaryDirectory(prefix="bapo-", ignore_cleanup_errors=True) as folder:
-            built = _build(compiler, Path(folder))
+            files = (("bapo.rollout", "exponential.h"), (package, name))
+            source = b"".join(resources.files(one).joinpath(two).read_bytes() for one, two in files)
+            built = _build(compiler, Path(folder), source)
             ctypes.CDLL(str(threads_library), mode=ctypes.RTLD_GLOBAL)
-            return Kernels(ctypes.CDLL(str(built)))
+            return ctypes.CDLL(str(built))
     except subprocess.CalledProcessError as error:
         said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
         return f"the C compiler '{compiler[0]}' fails: {said[-1] if said else 'no message'}"
@@ -187,9 +200,8 @@ def _built() -> Kernels | str:
         return f"building it fails: {error}"
 
 
-def _build(compiler: list[str], folder: Path) -> Path:
+def _build(compiler: list[str], folder: Path, source: bytes) -> Path:
     """Builds a shared library in a folder."""
-    source = resources.files("bapo.rollout").joinpath("kernels.c").read_bytes()
     built, half = folder / "kernels.so", folder / "kernels.o"
     # Linked without OpenMP: its symbols are found in the library that torch has loaded.
     steps = (

@@ -89,7 +89,8 @@ class Learner:
             and accelerator.mixed_precision == "no"
             and not is_quantised(model)
         )
-        traits = model_traits(model, reads_pictures=pictures is not None)
+        on_cpu = self._is_exact and accelerator.device.type == "cpu"
+        traits = model_traits(model, reads_pictures=pictures is not None, exact_on_cpu=on_cpu)
         if training.gradient_checkpointing:
             checkpoint_layers(model)
         optimizer = torch.optim.AdamW(

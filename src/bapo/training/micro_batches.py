@@ -1,9 +1,10 @@
 """From the rows of an optimizer update to what the model reads in one pass.
 
-Rows stand in packs (see `bapo.training.packing`), one row or several behind one prompt; packs of
-similar length stand together, padded on the right and cut by a budget of padded tokens. Causal
-attention never looks right, so packs of one row need no attention mask, and what stands at a padded
-position cannot reach a real one.
+Rows stand in packs (see `bapo.training.packing`), one row or several behind one prompt. Where
+attention knows packs (see `bapo.training.packed_attention`), they stand end to end in one line, as
+many as a budget of tokens allows. Elsewhere packs of similar length stand together, padded on the
+right and cut by a budget of padded tokens. Causal attention never looks right, so packs of one row
+need no attention mask, and what stands at a padded position cannot reach a real one.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ PROMPT, PADDING = 0, -1
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Packs padded to one length, and the rows that stand in them.
+    """Packs in one line, or one in each of several padded to one length, and the rows in them.
 
     The model reads `token_ids`. Of its outputs from position `first` on, laid end to end, `places`
     names the one that predicts each target. Everything about rows is `(R, T)` rows x completion
@@ -32,9 +33,11 @@ class MicroBatch:
 
     Attributes:
         rows: R rows, in order.
-        token_ids: `(N, L)` packs x tokens.
-        positions: `(N, L)` place of each token in its own row; None where no pack is shared.
-        segments: `(N, L)` `PROMPT`, `PADDING` or which of the pack's completions; None likewise.
+        token_ids: `(N, L)` lines x tokens.
+        positions: `(N, L)` place of each token in its own row; None where they only count on, since
+            every line is one row.
+        segments: `(N, L)` `PROMPT`, `PADDING` or which of the pack's completions; None where
+            positions are, and where attention knows packs and needs no mask.
         first: The first position whose output is needed.
         places: `(M,)` integers in [0, N * (L - first)).
         cells: `(M,)` integers in [0, R * T), ascending.
@@ -80,16 +83,19 @@ def micro_batches(
     device: torch.device,
     *,
     pair_cost: float | None = None,
+    in_line: bool = False,
 ) -> list[MicroBatch]:
-    """Cuts rows into padded micro-batches.
+    """Cuts rows into micro-batches.
 
     Args:
         rows: In any order. Packs are sorted by length, longest first, so that running out of memory
             shows at once; those that need an attention mask come before those that do not.
-        token_budget: Padded tokens per micro-batch; a single longer pack stands alone.
+        token_budget: Tokens per micro-batch, padded ones included; a single longer pack stands
+            alone.
         pad_token_id: What padded positions hold.
         device: Where the tensors go.
         pair_cost: See `packs`; None reads every row by itself.
+        in_line: Whether packs stand end to end, for attention that knows them.
     """
     ordered = sorted(
         packs(rows, pair_cost, token_budget),
@@ -99,10 +105,16 @@ def micro_batches(
     start = 0
     while start < len(ordered):
         head = ordered[start]
-        fitting = ordered[start : start + max(1, token_budget // head.length)]
-        alike = [pack for pack in fitting if pack.is_shared == head.is_shared]
-        batches.append(_micro_batch(alike, pad_token_id, device))
-        start += len(alike)
+        if in_line:
+            ends = np.cumsum([pack.length for pack in ordered[start:]])
+            count = max(1, int(np.searchsorted(ends, token_budget, side="right")))
+            lines = [ordered[start : start + count]]
+        else:
+            fitting = ordered[start : start + max(1, token_budget // head.length)]
+            lines = [[pack] for pack in fitting if pack.is_shared == head.is_shared]
+            count = len(lines)
+        batches.append(_micro_batch(lines, pad_token_id, device, in_line))
+        start += count
     return batches
 
 
@@ -125,10 +137,12 @@ def visible(segments: Tensor, dtype: torch.dtype) -> Tensor:
     ]
 
 
-def _micro_batch(members: Sequence[Pack], pad_token_id: int, device: torch.device) -> MicroBatch:
-    rows = tuple(row for pack in members for row in pack.rows)
+def _micro_batch(
+    lines: Sequence[Sequence[Pack]], pad_token_id: int, device: torch.device, in_line: bool
+) -> MicroBatch:
+    rows = tuple(row for line in lines for pack in line for row in pack.rows)
     width = max(len(row.completion) for row in rows)
-    places, first, length = _places(members)
+    places, first, length = _places(lines)
     behavior, proximal = np.zeros((2, len(rows), width), dtype=np.float32)
     mask = np.zeros((len(rows), width), dtype=np.bool_)
     present = np.zeros((len(rows), width), dtype=np.bool_)
@@ -139,8 +153,8 @@ def _micro_batch(members: Sequence[Pack], pad_token_id: int, device: torch.devic
         behavior[index, :count] = row.behavior_logps
         if row.proximal_logps is not None:
             proximal[index, :count] = row.proximal_logps
-    tokens, positions, segments = _sequences(members, length, pad_token_id)
-    shared = members[0].is_shared
+    tokens, positions, segments = _sequences(lines, length, pad_token_id)
+    masked = not in_line and lines[0][0].is_shared
 
     def put(array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -148,8 +162,8 @@ def _micro_batch(members: Sequence[Pack], pad_token_id: int, device: torch.devic
     return MicroBatch(
         rows=rows,
         token_ids=put(tokens),
-        positions=put(positions) if shared else None,
-        segments=put(segments) if shared else None,
+        positions=put(positions) if in_line or masked else None,
+        segments=put(segments) if masked else None,
         first=first,
         places=put(places),
         cells=put(np.flatnonzero(present)),
@@ -163,41 +177,48 @@ def _micro_batch(members: Sequence[Pack], pad_token_id: int, device: torch.devic
     )
 
 
-def _places(members: Sequence[Pack]) -> tuple[npt.NDArray[np.int64], int, int]:
+def _places(lines: Sequence[Sequence[Pack]]) -> tuple[npt.NDArray[np.int64], int, int]:
     """Which outputs predict the targets, the first position among them, and the padded length.
 
     The prompt's last token predicts the first token of every completion behind it.
     """
-    first = min(len(pack.rows[0].prompt) for pack in members) - 1
-    length = max(pack.length for pack in members)
+    first = min(len(line[0].rows[0].prompt) for line in lines) - 1
+    length = max(sum(pack.length for pack in line) for line in lines)
     found: list[npt.NDArray[np.int64]] = []
-    for number, pack in enumerate(members):
+    for number, line in enumerate(lines):
         offset = number * (length - first) - first
-        end_of_prompt = offset + len(pack.rows[0].prompt) - 1
-        for row, start in pack.starts():
-            line = np.arange(offset + start - 1, offset + start + len(row.completion) - 1)
-            line[0] = end_of_prompt
-            found.append(line)
+        for pack in line:
+            end_of_prompt = offset + len(pack.rows[0].prompt) - 1
+            for row, start in pack.starts():
+                places = np.arange(offset + start - 1, offset + start + len(row.completion) - 1)
+                places[0] = end_of_prompt
+                found.append(places)
+            offset += pack.length
     return np.concatenate(found), first, length
 
 
 def _sequences(
-    members: Sequence[Pack], length: int, pad_token_id: int
+    lines: Sequence[Sequence[Pack]], length: int, pad_token_id: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Tokens, positions and segments of packs, `(N, length)` each."""
-    tokens = np.full((len(members), length), pad_token_id, dtype=np.int64)
-    positions = np.zeros((len(members), length), dtype=np.int64)
-    segments = np.full((len(members), length), PADDING, dtype=np.int64)
-    for line, pack in enumerate(members):
-        prompt = pack.rows[0].prompt
-        tokens[line, : len(prompt)] = prompt
-        positions[line, : len(prompt)] = np.arange(len(prompt))
-        segments[line, : len(prompt)] = PROMPT
-        for number, (row, start) in enumerate(pack.starts(), start=1):
-            span = slice(start, start + len(row.completion) - 1)
-            tokens[line, span] = row.completion[:-1]
-            positions[line, span] = len(prompt) + np.arange(len(row.completion) - 1)
-            segments[line, span] = number
+    tokens = np.full((len(lines), length), pad_token_id, dtype=np.int64)
+    positions = np.zeros((len(lines), length), dtype=np.int64)
+    segments = np.full((len(lines), length), PADDING, dtype=np.int64)
+    for number, line in enumerate(lines):
+        offset = 0
+        for pack in line:
+            prompt = pack.rows[0].prompt
+            span = slice(offset, offset + len(prompt))
+            tokens[number, span] = prompt
+            positions[number, span] = np.arange(len(prompt))
+            segments[number, span] = PROMPT
+            for segment, (row, start) in enumerate(pack.starts(), start=1):
+                count = len(row.completion) - 1
+                span = slice(offset + start, offset + start + count)
+                tokens[number, span] = row.completion[:-1]
+                positions[number, span] = len(prompt) + np.arange(count)
+                segments[number, span] = segment
+            offset += pack.length
     return tokens, positions, segments
 
 

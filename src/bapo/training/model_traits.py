@@ -1,7 +1,7 @@
 """What the learner may do with a model, found out by trying before it is trained.
 
-Architectures are many, and a list of them would be wrong tomorrow. Instead a prompt with a few
-completions is read both ways: what gives other numbers is not done, and the reason is kept.
+Architectures are many, and a list of them would be wrong tomorrow. Instead two prompts with a few
+completions are read both ways: what gives other numbers is not done, and the reason is kept.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from bapo.training.batching import Row
 from bapo.training.micro_batches import MicroBatch, micro_batches, visible
+from bapo.training.packed_attention import why_no_packed_attention
 from bapo.training.packing import attention_pair_cost
 
 _TOLERANCE, _COARSE_TOLERANCE = 1e-4, 0.25
@@ -34,6 +35,7 @@ class ModelTraits:
     Attributes:
         pair_cost: See `bapo.training.packing.packs`; None where completions cannot share a prompt.
         sharing_refused: Why they cannot, as the end of a sentence; empty where they can.
+        in_line: Whether packs stand end to end, for attention that knows them and needs no mask.
         mask_dtype: Number type that attention expects of a mask.
         head: The module that makes logits from hidden states and does nothing else; None where
             there is no such module.
@@ -41,18 +43,22 @@ class ModelTraits:
 
     pair_cost: float | None = None
     sharing_refused: str = ""
+    in_line: bool = False
     mask_dtype: torch.dtype = torch.float32
     head: nn.Linear | None = None
 
 
 @torch.no_grad()
-def model_traits(model: PreTrainedModel, *, reads_pictures: bool = False) -> ModelTraits:
+def model_traits(
+    model: PreTrainedModel, *, reads_pictures: bool = False, exact_on_cpu: bool = False
+) -> ModelTraits:
     """Tries a model, before precision or distribution is wrapped around it.
 
     Args:
         model: The policy. Of a module without a configuration nothing is assumed.
         reads_pictures: Whether it is an image-text model. Of these nothing is tried: positions of
             pictures are counted along several axes, and remembered from call to call.
+        exact_on_cpu: Whether it is trained in float32 on a CPU, where attention may know packs.
     """
     if reads_pictures:
         return ModelTraits(sharing_refused="the model reads pictures")
@@ -61,13 +67,22 @@ def model_traits(model: PreTrainedModel, *, reads_pictures: bool = False) -> Mod
     was_training = model.training
     model.eval()
     refused = _unsuitable(model) or _trial_of_sharing(model)
+    config: Any = model.config
+    text = config.get_text_config()
+    in_line = (
+        exact_on_cpu
+        and not refused
+        and text._attn_implementation == "sdpa"
+        and not why_no_packed_attention()
+        and not _trial_of_sharing(model, in_line=True)
+    )
     head = _plain_head(model)
     model.train(was_training)
     cost = None
     if not refused:
-        config: Any = model.config
-        cost = attention_pair_cost(config.get_text_config(), _inner_parameters(model))
-    return ModelTraits(cost, refused, _mask_dtype(model), head)
+        # No pair is computed for a mask to hide where attention knows packs.
+        cost = 0.0 if in_line else attention_pair_cost(text, _inner_parameters(model))
+    return ModelTraits(cost, refused, in_line, _mask_dtype(model), head)
 
 
 @contextmanager
@@ -82,9 +97,12 @@ def bypassed(head: nn.Linear) -> Iterator[None]:
 
 def attention_inputs(micro: MicroBatch, mask_dtype: torch.dtype) -> dict[str, Tensor]:
     """What a model needs to know of a micro-batch beside its tokens."""
-    if micro.segments is None or micro.positions is None:
+    if micro.positions is None:
         return {}
-    mask = visible(micro.segments, mask_dtype)
+    if micro.segments is None:
+        mask = micro.positions[:, None, None]  # see `bapo.training.packed_attention`
+    else:
+        mask = visible(micro.segments, mask_dtype)
     return {"attention_mask": mask, "position_ids": micro.positions}
 
 
@@ -106,11 +124,12 @@ def _unsuitable(model: PreTrainedModel) -> str:
     return ""
 
 
-def _trial_of_sharing(model: PreTrainedModel) -> str:
+def _trial_of_sharing(model: PreTrainedModel, *, in_line: bool = False) -> str:
     """Why prompts cannot be shared, as a trial shows; empty where it shows that they can."""
     rows = _trial_rows(model)
     try:
-        alone, together = _log_softmax(model, rows, None), _log_softmax(model, rows, 0.0)
+        alone = _log_softmax(model, rows, None)
+        together = _log_softmax(model, rows, 0.0, in_line=in_line)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         return f"the model refuses positions or mask ({type(error).__name__})"
     gap = max(float((alone[key] - together[key]).abs().max()) for key in alone)
@@ -131,17 +150,23 @@ def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
 
 
 def _log_softmax(
-    model: PreTrainedModel, rows: list[Row], pair_cost: float | None, head: nn.Linear | None = None
+    model: PreTrainedModel,
+    rows: list[Row],
+    pair_cost: float | None,
+    head: nn.Linear | None = None,
+    *,
+    in_line: bool = False,
 ) -> dict[int, Tensor]:
     """`(T, V)` before each token of each row, by the row's identity.
 
     Args:
         model: The model.
-        rows: Rows of one prompt.
-        pair_cost: 0 to put all of them into one pack, None to read each by itself.
+        rows: Of each prompt, several.
+        pair_cost: 0 to put all of a prompt into one pack, None to read each by itself.
         head: Where given, it is taken out of the model and applied here.
+        in_line: Whether attention is told of packs by positions alone.
     """
-    (micro,) = micro_batches(rows, 1 << 20, 0, model.device, pair_cost=pair_cost)
+    (micro,) = micro_batches(rows, 1 << 20, 0, model.device, pair_cost=pair_cost, in_line=in_line)
     with nullcontext() if head is None else bypassed(head):
         outputs = model(
             input_ids=micro.token_ids,
@@ -159,23 +184,29 @@ def _log_softmax(
 
 
 def _trial_rows(model: PreTrainedModel) -> list[Row]:
-    """Three completions of one prompt, in tokens that mean nothing special to the model."""
+    """Completions of two prompts, in tokens that mean nothing special to the model."""
     special = _special_tokens(model.config)
     embeddings: Any = model.get_input_embeddings()
     plain = [token for token in range(len(embeddings.weight)) if token not in special][:16]
     tokens = np.resize(np.array(plain, dtype=np.int32), 15)
-    prompt, parts = tokens[:5], (tokens[5:9], tokens[9:10], tokens[10:15])
+    first, second = tokens[:5], tokens[11:14]
     return [
         Row(
             prompt=prompt,
-            completion=part,
-            behavior_logps=np.zeros(len(part), dtype=np.float32),
-            loss_mask=np.ones(len(part), dtype=np.bool_),
+            completion=tokens[start:end],
+            behavior_logps=np.zeros(end - start, dtype=np.float32),
+            loss_mask=np.ones(end - start, dtype=np.bool_),
             advantage=0.0,
             temperature=1.0,
             is_current=False,
         )
-        for part in parts
+        for prompt, start, end in (
+            (first, 5, 9),
+            (first, 9, 10),
+            (first, 10, 15),
+            (second, 2, 6),
+            (second, 6, 8),
+        )
     ]
 
 

@@ -1,12 +1,13 @@
 """Completions of one prompt behind a single copy of it, so that the prompt is computed once.
 
-A pack is one sequence: the prompt, then the completions one after the other. An attention mask lets
-each completion see the prompt and itself, and position ids count every completion on from the
+A pack is one sequence: the prompt, then the completions one after the other. Attention, or a mask,
+lets each completion see the prompt and itself, and position ids count every completion on from the
 prompt's end, so what the model computes for a token is what it would compute in a row of its own.
 The last token of a completion predicts nothing that is needed and is left out.
 
-A pack saves the prompt's tokens and pays with attention between completions that is computed and
-masked away. Which of the two weighs more depends on the lengths and the model; `packs` compares.
+A pack saves the prompt's tokens. Under a mask it pays with attention between completions that is
+computed and masked away: which of the two weighs more depends on the lengths and the model, and
+`packs` compares. Attention that knows packs computes nothing in vain, and all that fit share.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,8 @@ def packs(rows: Sequence[Row], pair_cost: float | None, longest: int) -> list[Pa
     Args:
         rows: In any order; rows with equal prompt tokens share.
         pair_cost: What attention between two tokens costs, in units of what everything else costs
-            for one token; see `attention_pair_cost`. None packs every row by itself.
+            for one token; see `attention_pair_cost`. 0 where none is masked away, None packs
+            every row by itself.
         longest: Tokens of a pack of several rows at most.
     """
     if pair_cost is None:

@@ -26,7 +26,7 @@ from bapo.training.model_traits import ModelTraits, attention_inputs, bypassed
 from bapo.types import FloatArray
 
 _CPU_TOKENS, _DEVICE_TOKENS = 2048, 16384
-"""Padded tokens of a pass: on a CPU as many as stay in its caches, elsewhere as fill the device."""
+"""Tokens of a pass: on a CPU as many as stay in its caches, elsewhere as fill the device."""
 
 
 class Scorer:
@@ -53,6 +53,7 @@ class Scorer:
     ) -> None:
         self._model = model
         self._pair_cost = traits.pair_cost if training.share_prompts else None
+        self._in_line = traits.in_line and training.share_prompts
         self._mask_dtype = traits.mask_dtype
         self._head = traits.head
         self._pad_token_id = pad_token_id
@@ -75,6 +76,7 @@ class Scorer:
             self._pad_token_id,
             self._accelerator.device,
             pair_cost=self._pair_cost,
+            in_line=self._in_line,
         )
 
     def forward(self, micro: MicroBatch, *, entropy: bool = True) -> TokenLogps:

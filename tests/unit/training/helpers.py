@@ -17,7 +17,15 @@ from tests.rollout_models import tiny_model
 VOCABULARY = 28
 
 
-def make_learner(model=None, *, objective=None, steps=10, sampler_tolerance=math.inf, **training):
+def make_learner(
+    model=None,
+    *,
+    objective=None,
+    steps=10,
+    sampler_tolerance=math.inf,
+    accelerator=None,
+    **training,
+):
     """A learner with one update a step, no weight decay and no clipping unless told otherwise."""
     values = {
         "learning_rate": 1e-2,
@@ -33,7 +41,7 @@ def make_learner(model=None, *, objective=None, steps=10, sampler_tolerance=math
         training=TrainingSettings(**values),
         steps=steps,
         sampler_tolerance=sampler_tolerance,
-        accelerator=Accelerator(cpu=True),
+        accelerator=accelerator or Accelerator(cpu=True),
     )
 
 

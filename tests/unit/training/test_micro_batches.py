@@ -84,6 +84,26 @@ def test_completions_of_one_prompt_stand_behind_a_single_copy_of_it():
     assert micro.cells.tolist() == [0, 1, 2, 3, 6, 7]
 
 
+def test_in_line_packs_stand_end_to_end_without_padding_and_without_segments():
+    """The pack of two completions, then the single row, whose prompt has one token."""
+    rows = [make_row([7], [8, 2]), make_row([3, 4], [5, 6, 2]), make_row([3, 4], [9, 2])]
+    (micro,) = micro_batches(rows, 99, 0, CPU, pair_cost=0.0, in_line=True)
+    assert micro.token_ids.tolist() == [[3, 4, 5, 6, 9, 7, 8]]
+    assert micro.positions.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
+    assert micro.segments is None
+    assert micro.first == 1
+    assert micro.targets.tolist() == [5, 6, 2, 9, 2, 8, 2]
+    assert micro.places.tolist() == [0, 1, 2, 0, 3, 4, 5]
+
+
+def test_a_line_holds_as_many_packs_as_the_budget_has_room_for():
+    """Lengths 4, 3, 2."""
+    rows = list(ragged_rows().values())
+    for budget, sizes in [(9, [3]), (8, [2, 1]), (7, [2, 1]), (6, [1, 2]), (1, [1, 1, 1])]:
+        micros = micro_batches(rows, budget, 0, CPU, pair_cost=0.0, in_line=True)
+        assert [len(micro.rows) for micro in micros] == sizes, budget
+
+
 def test_a_token_sees_the_prompt_and_its_own_completion_and_nothing_later():
     """Two tokens of prompt, two of one completion, one of another, one of padding."""
     mask = visible(torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.float32)[0, 0]
@@ -115,7 +135,9 @@ def test_a_micro_batch_holds_as_many_packs_as_the_budget_has_room_for_its_longes
     assert micro_batches([], 10, 0, CPU) == []
 
 
-@pytest.mark.parametrize("pair_cost", [None, 0.0, 0.05])
+@pytest.mark.parametrize(
+    ("pair_cost", "in_line"), [(None, False), (0.0, False), (0.05, False), (0.0, True)]
+)
 @given(
     lengths=st.lists(
         st.tuples(st.integers(1, 6), st.lists(st.integers(1, 6), min_size=1, max_size=5)),
@@ -124,7 +146,9 @@ def test_a_micro_batch_holds_as_many_packs_as_the_budget_has_room_for_its_longes
     ),
     budget=st.integers(1, 60),
 )
-def test_every_row_stands_in_one_micro_batch_and_is_found_again(lengths, budget, pair_cost):
+def test_every_row_stands_in_one_micro_batch_and_is_found_again(
+    lengths, budget, pair_cost, in_line
+):
     rows = [
         make_row(range(100 * i, 100 * i + prompt), range(50 * i + j, 50 * i + j + size))
         for i, (prompt, sizes) in enumerate(lengths, start=2)
@@ -132,11 +156,12 @@ def test_every_row_stands_in_one_micro_batch_and_is_found_again(lengths, budget,
     ]
     for number, row in enumerate(rows):
         row.behavior_logps = np.full(len(row.completion), -number, np.float32)
-    micros = micro_batches(rows, budget, 0, CPU, pair_cost=pair_cost)
+    micros = micro_batches(rows, budget, 0, CPU, pair_cost=pair_cost, in_line=in_line)
     assert sorted(id(row) for micro in micros for row in micro.rows) == sorted(map(id, rows))
     for micro in micros:
         count, width = micro.token_ids.shape
         assert count == 1 or count * width <= budget
+        assert not in_line or count == 1
         flat = torch.zeros(micro.mask.numel(), dtype=torch.long)
         flat[micro.cells] = micro.targets
         found = by_row(micro, flat.view(micro.mask.shape))

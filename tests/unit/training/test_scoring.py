@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import Gemma2Config, GPT2Config, MambaConfig, MistralConfig, Qwen2Config
 from transformers.models.gemma2.modeling_gemma2 import Gemma2ForCausalLM
@@ -15,7 +17,9 @@ from transformers.models.mistral.modeling_mistral import MistralForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from bapo.objective import head_logps
+from bapo.training import model_traits as model_traits_module
 from bapo.training.model_traits import model_traits
+from bapo.training.packed_attention import why_no_packed_attention
 from tests.rollout_models import tiny_model
 from tests.unit.training.helpers import (
     applied_gradients,
@@ -24,6 +28,10 @@ from tests.unit.training.helpers import (
     make_learner,
     ragged_group,
     sampled_by,
+)
+
+needs_compiler = pytest.mark.skipif(
+    bool(why_no_packed_attention()), reason=why_no_packed_attention()
 )
 
 SMALL = {
@@ -94,11 +102,20 @@ def long_prompt_batch(model, *, temperature=1.0):
     return batch_of(*groups)
 
 
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """Packs are read under a mask."""
+    monkeypatch.setattr(model_traits_module, "why_no_packed_attention", lambda: "no compiler")
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gpt2"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sharing_prompts_gives_the_update_of_rows_by_themselves(kind, temperature):
+@pytest.mark.parametrize("masked", [False, True])
+def test_sharing_prompts_gives_the_update_of_rows_by_themselves(kind, temperature, masked, request):
     """Loss, gradients, metrics and counted tokens; the groups are stale, so that the proximal pass
     shares too."""
+    if masked:
+        request.getfixturevalue("no_compiler")
     model = model_of(kind)
     batch = long_prompt_batch(model, temperature=temperature)
     learner = make_learner(copy.deepcopy(model))
@@ -119,6 +136,17 @@ def test_in_float64_sharing_prompts_changes_nothing_beyond_its_rounding():
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
+@contextmanager
+def given_to(model):
+    """Collects what a model's decoder is given from here on."""
+    found = []
+    handle = model.model.register_forward_pre_hook(
+        lambda _, __, given: found.append(given), with_kwargs=True
+    )
+    yield found
+    handle.remove()
+
+
 def test_shared_prompts_are_really_read_once():
     """Six rows with prompts of 10: the module sees the prompt once instead of six times."""
     model = model_of("llama")
@@ -127,13 +155,63 @@ def test_shared_prompts_are_really_read_once():
     for share in (True, False):
         watched = copy.deepcopy(model)
         learner = make_learner(watched, share_prompts=share)
-        tokens = seen[share] = []
-        watched.model.register_forward_pre_hook(
-            lambda _, __, given, tokens=tokens: tokens.append(given["input_ids"].numel()),
-            with_kwargs=True,
-        )
+        with given_to(watched) as given:
+            learner.update(batch)
+        seen[share] = sum(one["input_ids"].numel() for one in given)
+    assert seen[True] < 0.6 * seen[False]
+
+
+@needs_compiler
+def test_attention_that_knows_packs_takes_them_in_one_line_without_padding():
+    """Three groups: prompts of 10, 11 and 12 tokens once each, completions without their last."""
+    model = model_of("llama")
+    batch = long_prompt_batch(model)
+    completions = [one for entry in batch.entries for one in entry.group.rollout.completions]
+    learner = make_learner(model)
+    with given_to(model) as given:
         learner.update(batch)
-    assert sum(seen[True]) < 0.6 * sum(seen[False])
+    proximal, loss = given
+    tokens = 10 + 11 + 12 + sum(len(one.token_ids) - 1 for one in completions)
+    assert proximal["input_ids"].shape == loss["input_ids"].shape == (1, tokens)
+    assert loss["attention_mask"].shape == (1, 1, 1, tokens)
+
+
+def in_bfloat16(model):
+    return model.bfloat16()
+
+
+def eager(model):
+    model.set_attn_implementation("eager")
+    return model
+
+
+@pytest.mark.parametrize("change", [in_bfloat16, eager])
+def test_what_c_does_not_compute_is_read_under_a_mask(change):
+    model = change(model_of("llama"))
+    batch = long_prompt_batch(model)
+    learner = make_learner(model)
+    with given_to(model) as given:
+        learner.update(batch)
+    assert learner.sharing_refused == ""
+    assert {one["attention_mask"].dtype for one in given} == {model.dtype}
+
+
+@pytest.fixture
+def bf16():
+    """An accelerator in mixed precision; a process has one state for all of its accelerators."""
+    AcceleratorState._reset_state()
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state()
+
+
+def test_under_mixed_precision_packs_are_read_under_a_mask(bf16):
+    """Weights are float32, but what attention is given is not."""
+    model = model_of("llama")
+    batch = long_prompt_batch(model)
+    learner = make_learner(model, accelerator=bf16)
+    with given_to(model) as given:
+        learner.update(batch)
+    assert {one["attention_mask"].dtype for one in given} == {torch.float32}
 
 
 def sliding():
