@@ -14,15 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from bapo.adaptation import Adaptation
-from bapo.config import Recipe, resolve_recipe
+from bapo.config import Recipe
 from bapo.rollout import EmbeddedEngine, Policy, ScoreRow
-from bapo.rollout.engine import OnRollout, seeds_of
-from bapo.rollout.versions import VersionedWeights
 from bapo.training import Learner, Loop, PromptStream, StepRecord
-from bapo.training.policy_sync import EnginePolicies
 from bapo.types import BatchEntry, Completion, Group, Prompt, Rollout
-from tests.builders import make_completion, make_prompt, make_rollout, make_verdict
+from tests.builders import make_completion, make_prompt, make_verdict
+from tests.listed_policy import ListedEngine, listed_loop, listed_recipe
 from tests.rollout_models import END, character_tokenizer, tiny_model
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -118,64 +115,40 @@ class _Output:
     logits: Tensor
 
 
-class SoftmaxTableEngine:
+class SoftmaxTableEngine(ListedEngine):
     """Samples from the table, from the weights that it really holds."""
 
     def __init__(self, table: SoftmaxTable) -> None:
         self._table = table
-        self._weights = VersionedWeights(table)
+        super().__init__(table)
 
-    @property
-    def versions(self) -> tuple[int, ...]:
-        return self._weights.versions
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        return [int(prompt.columns["row"])]
 
-    def publish(self, version: int, weights: Mapping[str, Tensor], *, share: bool = False) -> None:
-        self._weights.publish(version, weights, share=share)
-
-    def forget(self, version: int) -> None:
-        self._weights.forget(version)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        version: int,
-        group_size: int,
-        step: int,
-        seed: int | Sequence[int],
-        temperature: float,
-        on_rollout: OnRollout | None = None,
-    ) -> list[Rollout]:
+    def answers(
+        self, prompts: Sequence[Prompt], version: int, group_size: int, step: int, seeds: list[int]
+    ) -> list[list[Completion]]:
         logps = self._logps(version)
-        rollouts = []
-        for prompt, own in zip(prompts, seeds_of(seed, len(prompts)), strict=True):
+        groups = []
+        for prompt, own in zip(prompts, seeds, strict=True):
             row = int(prompt.columns["row"])
             generator = np.random.default_rng([own, step, row])
             edges = np.exp(logps[row]).cumsum()
             drawn = np.searchsorted(edges / edges[-1], generator.random(group_size), side="right")
-            rollouts.append(
-                make_rollout(
-                    prompt,
-                    version=version,
-                    step=step,
-                    prompt_token_ids=[row],
-                    temperature=temperature,
-                    completions=[
-                        make_completion([answer], logps=[logps[row, answer]], text=str(answer))
-                        for answer in drawn.tolist()
-                    ],
-                )
+            groups.append(
+                [
+                    make_completion([answer], logps=[logps[row, answer]], text=str(answer))
+                    for answer in drawn.tolist()
+                ]
             )
-        for rollout in rollouts if on_rollout else ():
-            on_rollout(rollout)
-        return rollouts
+        return groups
 
     def score(self, rows: Sequence[Any], *, version: int, temperature: float = 1.0) -> list[Any]:
         logps = self._logps(version)
         return [logps[prompt[0], completion] for prompt, completion, _ in rows]
 
     def _logps(self, version: int) -> Array:
-        with self._weights.using(version), torch.no_grad():
+        with self.weights.using(version), torch.no_grad():
             return torch.log_softmax(self._table.table.double(), dim=-1).numpy()
 
 
@@ -257,17 +230,7 @@ def exact_recipe(algorithm: str, *, steps: int, groups: int, **sections: Any) ->
         "weight_decay": 0.0,
         **sections.pop("training", {}),
     }
-    return resolve_recipe(
-        {
-            "algorithm": algorithm,
-            "model": "none",
-            "task": "none",
-            "seed": 5,
-            "steps": steps,
-            "training": training,
-            **sections,
-        }
-    )
+    return listed_recipe(algorithm=algorithm, seed=5, steps=steps, training=training, **sections)
 
 
 def table_run(recipe: Recipe, *, prompts: int = 24, answers: int = 64, seed: int = 0) -> ExactRun:
@@ -344,7 +307,6 @@ def _loop(
         sampler_tolerance=1e-3,
         accelerator=Accelerator(cpu=True),
     )
-    groups = recipe.training.batch_groups
 
     def verify(rollouts: Sequence[Rollout]) -> list[Group]:
         return [
@@ -352,18 +314,12 @@ def _loop(
             for one in rollouts
         ]
 
-    return Loop(
-        recipe=recipe,
-        stream=PromptStream(prompts, seed=recipe.seed, smallest=groups),
-        policies=EnginePolicies(
-            engine,
-            learner,
-            sync_every=recipe.adaptation.sync_every,
-            probe=probe,
-            tolerance=1e-4,
-        ),
+    return listed_loop(
+        recipe,
         engine=engine,
-        verify=verify,
-        adaptation=Adaptation(recipe.adaptation, batch_groups=groups, seed=recipe.seed),
         learner=learner,
+        stream=PromptStream(prompts, seed=recipe.seed, smallest=recipe.training.batch_groups),
+        verify=verify,
+        probe=probe,
+        tolerance=1e-4,
     )

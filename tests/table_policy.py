@@ -13,16 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bapo.adaptation import Adaptation
-from bapo.config import Recipe, resolve_recipe
+from bapo.config import Recipe
 from bapo.rollout import ScoreRow
-from bapo.rollout.engine import OnRollout, seeds_of
-from bapo.rollout.versions import VersionedWeights
 from bapo.training import Loop, UpdateReport
 from bapo.training.batching import Row
-from bapo.training.policy_sync import EnginePolicies
-from bapo.types import Group, Prompt, Rollout, TrainBatch, Verdict
-from tests.builders import make_completion, make_prompt, make_rollout, make_verdicts
+from bapo.types import Completion, Group, Prompt, Rollout, TrainBatch, Verdict
+from tests.builders import make_completion, make_prompt, make_verdicts
+from tests.listed_policy import ListedEngine, listed_loop, listed_recipe
 
 OBJECTIVE_KEYS = (
     "importance_weight_mean",
@@ -74,7 +71,7 @@ class CountingLearner:
         return [np.full(len(row.completion), -self.module.count.item()) for row in rows]
 
 
-class TableEngine:
+class TableEngine(ListedEngine):
     """Answers from the table.
 
     Args:
@@ -85,53 +82,25 @@ class TableEngine:
         self.table = table
         self.asked: list[Asked] = []
         self._module = CountingModule(-1.0)
-        self._weights = VersionedWeights(self._module)
+        super().__init__(self._module)
 
-    @property
-    def versions(self) -> tuple[int, ...]:
-        return self._weights.versions
-
-    def publish(self, version: int, weights: Mapping[str, Tensor], *, share: bool = False) -> None:
-        self._weights.publish(version, weights, share=share)
-
-    def forget(self, version: int) -> None:
-        self._weights.forget(version)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        version: int,
-        group_size: int,
-        step: int,
-        seed: int | Sequence[int],
-        temperature: float,
-        on_rollout: OnRollout | None = None,
-    ) -> list[Rollout]:
+    def answers(
+        self, prompts: Sequence[Prompt], version: int, group_size: int, step: int, seeds: list[int]
+    ) -> list[list[Completion]]:
         names = tuple(prompt.prompt_id for prompt in prompts)
-        self.asked.append(Asked(names, version, step, tuple(seeds_of(seed, len(prompts)))))
-        with self._weights.using(version):
-            count = int(self._module.count.item())
+        self.asked.append(Asked(names, version, step, tuple(seeds)))
+        count = int(self._count(version))
         patterns = [self.table[name, count] for name in names]
         assert all(len(pattern) == group_size for pattern in patterns)
-        rollouts = [
-            make_rollout(
-                prompt,
-                version=version,
-                step=step,
-                temperature=temperature,
-                completions=[make_completion([5, 2], text=letter) for letter in pattern],
-            )
-            for prompt, pattern in zip(prompts, patterns, strict=True)
-        ]
-        for rollout in rollouts if on_rollout else ():
-            on_rollout(rollout)
-        return rollouts
+        return [[make_completion([5, 2], text=letter) for letter in each] for each in patterns]
 
     def score(self, rows: Sequence[Any], *, version: int, temperature: float = 1.0) -> list[Any]:
-        with self._weights.using(version):
-            count = self._module.count.item()
+        count = self._count(version)
         return [np.full(len(completion), -count) for _, completion, _ in rows]
+
+    def _count(self, version: int) -> float:
+        with self.weights.using(version):
+            return self._module.count.item()
 
 
 def read_letters(rollouts: Sequence[Rollout]) -> list[Group]:
@@ -172,37 +141,18 @@ def table_recipe(
     *, steps: int, algorithm: str = "bapo", seed: int = 3, **sections: Mapping[str, Any]
 ) -> Recipe:
     """A recipe of groups of four."""
-    return resolve_recipe(
-        {
-            "algorithm": algorithm,
-            "model": "none",
-            "task": "none",
-            "seed": seed,
-            "steps": steps,
-            "rollout": {"group_size": 4},
-            **sections,
-        }
-    )
+    plain = {"rollout": {"group_size": 4}, **sections}
+    return listed_recipe(algorithm=algorithm, seed=seed, steps=steps, **plain)
 
 
 def table_loop(recipe: Recipe, table: Mapping[tuple[str, int], str], draws: Iterable[str]) -> Loop:
     """The real loop, adaptation and policy versions around a table policy."""
-    engine, learner = TableEngine(table), CountingLearner()
-    policies = EnginePolicies(
-        engine,
-        learner,  # type: ignore[arg-type]
-        sync_every=recipe.adaptation.sync_every,
+    return listed_loop(
+        recipe,
+        engine=TableEngine(table),
+        learner=CountingLearner(),
+        stream=ScriptedStream(list(draws)),
+        verify=read_letters,
         probe=PROBE,
         tolerance=1e-6,
-    )
-    return Loop(
-        recipe=recipe,
-        stream=ScriptedStream(list(draws)),  # type: ignore[arg-type]
-        policies=policies,
-        engine=engine,
-        verify=read_letters,
-        adaptation=Adaptation(
-            recipe.adaptation, batch_groups=recipe.training.batch_groups, seed=recipe.seed
-        ),
-        learner=learner,
     )
