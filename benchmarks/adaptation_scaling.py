@@ -7,7 +7,8 @@ composed, buffers are observed, the ledger's lines are made. The same B groups c
 size, so a time that grows with the number of prompts or of buffered groups is work that should not
 be there. Sizes take turns, so that a machine that slows down slows all; the buffer is full when the
 clock starts. Time is the processor's; what a disk adds to a checkpoint, benchmarks.checkpoint_cost
-measures.
+measures. `--packing` looks at a single group instead: the time to pack it for the buffer and to
+make records of it again, and what it takes in memory in either form.
 """
 
 import argparse
@@ -18,10 +19,12 @@ import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
+from timeit import timeit
 
 import numpy as np
 
 from bapo.adaptation import Adaptation
+from bapo.adaptation.packed import pack, unpack
 from bapo.config import AdaptationSettings
 from bapo.training.checkpoints import CheckpointStore
 from bapo.training.loop import StepRecord
@@ -61,10 +64,10 @@ class Run:
         drawn = self.stream.draw(BATCH_GROUPS)
         retried = self.adaptation.prompts_to_retry(self.step)
         seconds = process_time() - started
-        fresh = [self._group(prompt, tokens, mixed=True) for prompt in drawn[:ARRIVING]]
+        fresh = [self.group(prompt, tokens, mixed=True) for prompt in drawn[:ARRIVING]]
         # Half of the batch is to come from the buffer.
-        fresh = [*fresh[: ARRIVING // 2], *(self._group(one, tokens, mixed=False) for one in drawn)]
-        again = [self._group(prompt, tokens, mixed=False) for prompt in retried]
+        fresh = [*fresh[: ARRIVING // 2], *(self.group(one, tokens, mixed=False) for one in drawn)]
+        again = [self.group(prompt, tokens, mixed=False) for prompt in retried]
         started = process_time()
         composition = self.adaptation.compose(self.step, fresh, again)
         events = self.adaptation.observe(self.step, fresh, again)
@@ -82,10 +85,11 @@ class Run:
                 Prompt(f"filling-{number}", "3 5 7 -> 22", {"target": 22})
                 for number in range(start, min(start + 256, self.buffered))
             ]
-            groups = [self._group(prompt, tokens, mixed=True) for prompt in prompts]
+            groups = [self.group(prompt, tokens, mixed=True) for prompt in prompts]
             self.adaptation.observe(self.step, groups, [])
 
-    def _group(self, prompt: Prompt, tokens: int, *, mixed: bool) -> Group:
+    def group(self, prompt: Prompt, tokens: int, *, mixed: bool) -> Group:
+        """A group of completions of so many tokens, mixed or all wrong."""
         right = int(self.generator.integers(1, 5)) if mixed else 0
         completions = tuple(
             Completion(
@@ -126,6 +130,28 @@ def bytes_a_group(tokens: int, sample: int = 200) -> float:
     return held / len(run.adaptation.reusable)
 
 
+def bytes_of_records(tokens: int, sample: int = 200) -> float:
+    """What Python holds for a group as records, measured on a few."""
+    run = make_run(BATCH_GROUPS, 0, tokens)
+    prompt = Prompt("p", "3 5 7 -> 22", {"target": 22})
+    tracemalloc.start()
+    groups = [run.group(prompt, tokens, mixed=True) for _ in range(sample)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return held / len(groups)
+
+
+def report_packing(tokens: int, times: int = 500) -> None:
+    """Prints time and bytes of one group in the two forms; the times are medians of nine rounds."""
+    group = make_run(BATCH_GROUPS, 0, tokens).group(Prompt("p", "3 5 7", {}), tokens, mixed=True)
+    packed = pack(group)
+    for name, work in (("packing", lambda: pack(group)), ("unpacking", lambda: unpack(packed))):
+        rounds = [timeit(work, number=times, timer=process_time) / times for _ in range(9)]
+        print(f"{name} a group takes {1000 * statistics.median(rounds):.3f} ms")
+    print(f"packed it takes {bytes_a_group(tokens):.0f} bytes in memory")
+    print(f"as records it takes {bytes_of_records(tokens):.0f} bytes in memory")
+
+
 def main() -> None:
     """Prints one line for each size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -133,7 +159,11 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--tokens", type=int, default=40, help="tokens of each completion")
     parser.add_argument("--steps", type=int, default=60, help="steps timed at each size")
+    parser.add_argument("--packing", action="store_true", help="measure a single group instead")
     arguments = parser.parse_args()
+    if arguments.packing:
+        report_packing(arguments.tokens)
+        return
     sizes = [(prompts, groups) for prompts in arguments.prompts for groups in arguments.groups]
     runs = [make_run(*size, arguments.tokens) for size in sizes]
     seconds: list[list[float]] = [[] for _ in runs]

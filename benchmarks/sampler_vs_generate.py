@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from bapo.config.settings import RolloutSettings
+from bapo.rollout import decoder
 from bapo.rollout.embedded import EmbeddedEngine
 from bapo.rollout.encoding import PromptEncoder
 from bapo.types import Prompt
@@ -34,6 +35,7 @@ def main() -> None:
     arguments = _arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    decoder.WIDEST = arguments.widest
     tokenizer = character_tokenizer()
     model = _model(arguments, len(tokenizer))
     generator = np.random.default_rng(0)
@@ -90,6 +92,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     decoders = ["auto", "native", "torch", "module"]
     parser.add_argument("--decoder", choices=decoders, default="auto", help="rollout.decoder")
+    parser.add_argument(
+        "--widest", type=int, default=decoder.WIDEST, help="width up to which decoders take a model"
+    )
     parser.add_argument(
         "--compile", action="store_true", help="generate with torch.compile and a static cache"
     )
