@@ -4,6 +4,7 @@ Exit codes: 2 for what the user got wrong, 3 for a run that stopped itself. A mi
 before anything is written.
 """
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import huggingface_hub.constants
 import pytest
 
 from tests.rollout_models import save_policy, tiny_model
+from tests.run_folder_builder import build_run
 
 VERIFIERS = """
 import math
@@ -550,6 +552,15 @@ def test_a_real_process_that_stops_itself_ends_with_three_and_no_traceback(place
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "the judge is asleep" in done.stderr
+
+
+def test_a_sign_that_the_terminal_cannot_show_ends_nothing(bapo, place, monkeypatch):
+    build_run(place / "run", steps=1)
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    bapo("inspect", "run")
+    narrow.flush()
+    assert b"?%" in narrow.buffer.getvalue()
 
 
 def test_the_version_is_told():

@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -53,11 +54,19 @@ def root(
     """Off-policy reinforcement learning with verifiable rewards (BAPO, arXiv 2602.20722)."""
 
 
+def _print_whatever_comes() -> None:
+    """A sign that the terminal's encoding lacks becomes a question mark and does not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Runs the command line.
 
     Exit codes: 0 success, 1 a failed run, 2 the user's mistake, 3 a run that stopped itself.
     """
+    _print_whatever_comes()
     try:
         app()
     except BapoError as error:
