@@ -40,13 +40,14 @@ SHAPES = {0.8: (128, 4, 4, 384), 5.0: (256, 6, 4, 768), 30.0: (512, 9, 8, 1408)}
 """Hidden size, layers, heads and intermediate size, by millions of parameters."""
 
 USUAL = TrainingSettings(weight_decay=0.0)
+SHARED = dataclasses.replace(USUAL, native_layers=False)
+PLAIN = dataclasses.replace(SHARED, share_prompts=False)
 VARIANTS = {
-    "plain, 16384 tokens a pass": dataclasses.replace(
-        USUAL, share_prompts=False, micro_batch_tokens=16384
-    ),
-    "plain, 2048 tokens a pass": dataclasses.replace(USUAL, share_prompts=False),
-    "shared prompts": USUAL,
-    "shared prompts, checkpointed": dataclasses.replace(USUAL, gradient_checkpointing=True),
+    "plain, 16384 tokens a pass": dataclasses.replace(PLAIN, micro_batch_tokens=16384),
+    "plain, 2048 tokens a pass": PLAIN,
+    "shared prompts under a mask": SHARED,
+    "shared prompts, layers in C": USUAL,
+    "the same, checkpointed": dataclasses.replace(USUAL, gradient_checkpointing=True),
 }
 
 

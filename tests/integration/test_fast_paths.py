@@ -12,6 +12,7 @@ PLAIN = (
     "rollout.refill=false",
     "reward.overlap=false",
     "training.share_prompts=false",
+    "training.native_layers=false",
 )
 
 

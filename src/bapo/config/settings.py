@@ -336,14 +336,18 @@ class TrainingSettings:
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0)
     micro_batch_tokens: int | None = setting(
         None,
-        "padded tokens, prompts included, in one forward and backward pass; empty means 2048 on a "
-        "CPU, where more do not stay in its caches, and 16384 elsewhere",
+        "tokens, prompts and padding included, in one forward and backward pass; empty means 2048 "
+        "on a CPU, where more do not stay in its caches, and 16384 elsewhere",
         low=16,
     )
     share_prompts: bool = setting(
         True,
         "compute a group's prompt once for as many of its completions as pays, where the model "
         "gives the same numbers with it",
+    )
+    native_layers: bool = setting(
+        True,
+        "in float32 on a CPU, use C for norms, rotations, activations and shared prompts",
     )
     gradient_checkpointing: bool = setting(
         False,

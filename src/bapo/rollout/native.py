@@ -166,12 +166,12 @@ def _built() -> Kernels | str:
     return found if isinstance(found, str) else Kernels(found)
 
 
-def compiled(package: str, name: str) -> ctypes.CDLL | str:
-    """A file of C functions, built; or why it cannot be, as the end of a sentence.
+def compiled(package: str, *names: str) -> ctypes.CDLL | str:
+    """C functions, built; or why they cannot be, as the end of a sentence.
 
     Args:
-        package: Where the file lies.
-        name: Of the file; `exponential.h` is put in front of it.
+        package: Where their files lie.
+        names: Of the files; `exponential.h` is put in front of them.
     """
     threads_library = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
     if threads_library is None:
@@ -186,7 +186,7 @@ def compiled(package: str, name: str) -> ctypes.CDLL | str:
     try:
         # Where what is loaded cannot be removed, as on some network disks, it is left there.
         with tempfile.TemporaryDirectory(prefix="bapo-", ignore_cleanup_errors=True) as folder:
-            files = (("bapo.rollout", "exponential.h"), (package, name))
+            files = [("bapo.rollout", "exponential.h"), *((package, name) for name in names)]
             source = b"".join(resources.files(one).joinpath(two).read_bytes() for one, two in files)
             built = _build(compiler, Path(folder), source)
             ctypes.CDLL(str(threads_library), mode=ctypes.RTLD_GLOBAL)

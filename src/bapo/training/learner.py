@@ -89,8 +89,8 @@ class Learner:
             and accelerator.mixed_precision == "no"
             and not is_quantised(model)
         )
-        on_cpu = self._is_exact and accelerator.device.type == "cpu"
-        traits = model_traits(model, reads_pictures=pictures is not None, exact_on_cpu=on_cpu)
+        native = training.native_layers and self._is_exact and accelerator.device.type == "cpu"
+        traits = model_traits(model, reads_pictures=pictures is not None, native=native)
         if training.gradient_checkpointing:
             checkpoint_layers(model)
         optimizer = torch.optim.AdamW(
@@ -356,7 +356,7 @@ class Learner:
                 self._steered,
                 normaliser,
             )
-            self._accelerator.backward(output.loss)
+            self._scorer.backward(output.loss)
             total += output.loss.detach()
             added.append(output.sums)
             if keep_logps:

@@ -6,7 +6,7 @@ completions are read both ways: what gives other numbers is not done, and the re
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from bapo.training.batching import Row
 from bapo.training.micro_batches import MicroBatch, micro_batches, visible
-from bapo.training.packed_attention import why_no_packed_attention
+from bapo.training.native_layers import NativeLayers, native_layers, why_no_library
+from bapo.training.packed_attention import tell_transformers
 from bapo.training.packing import attention_pair_cost
 
 _TOLERANCE, _COARSE_TOLERANCE = 1e-4, 0.25
@@ -39,6 +40,7 @@ class ModelTraits:
         mask_dtype: Number type that attention expects of a mask.
         head: The module that makes logits from hidden states and does nothing else; None where
             there is no such module.
+        layers: What is computed in C.
     """
 
     pair_cost: float | None = None
@@ -46,11 +48,12 @@ class ModelTraits:
     in_line: bool = False
     mask_dtype: torch.dtype = torch.float32
     head: nn.Linear | None = None
+    layers: NativeLayers = field(default_factory=NativeLayers)
 
 
 @torch.no_grad()
 def model_traits(
-    model: PreTrainedModel, *, reads_pictures: bool = False, exact_on_cpu: bool = False
+    model: PreTrainedModel, *, reads_pictures: bool = False, native: bool = False
 ) -> ModelTraits:
     """Tries a model, before precision or distribution is wrapped around it.
 
@@ -58,7 +61,7 @@ def model_traits(
         model: The policy. Of a module without a configuration nothing is assumed.
         reads_pictures: Whether it is an image-text model. Of these nothing is tried: positions of
             pictures are counted along several axes, and remembered from call to call.
-        exact_on_cpu: Whether it is trained in float32 on a CPU, where attention may know packs.
+        native: Whether C functions may compute parts of it: it is trained in float32 on a CPU.
     """
     if reads_pictures:
         return ModelTraits(sharing_refused="the model reads pictures")
@@ -69,20 +72,16 @@ def model_traits(
     refused = _unsuitable(model) or _trial_of_sharing(model)
     config: Any = model.config
     text = config.get_text_config()
-    in_line = (
-        exact_on_cpu
-        and not refused
-        and text._attn_implementation == "sdpa"
-        and not why_no_packed_attention()
-        and not _trial_of_sharing(model, in_line=True)
-    )
+    native = native and not why_no_library()
+    in_line = native and not refused and _knows_packs(model, text)
     head = _plain_head(model)
     model.train(was_training)
     cost = None
     if not refused:
         # No pair is computed for a mask to hide where attention knows packs.
         cost = 0.0 if in_line else attention_pair_cost(text, _inner_parameters(model))
-    return ModelTraits(cost, refused, in_line, _mask_dtype(model), head)
+    layers = native_layers(model) if native else NativeLayers()
+    return ModelTraits(cost, refused, in_line, _mask_dtype(model), head, layers)
 
 
 @contextmanager
@@ -122,6 +121,14 @@ def _unsuitable(model: PreTrainedModel) -> str:
     if kinds != {"full_attention"} or window:
         return "some of its layers do not see all tokens before"
     return ""
+
+
+def _knows_packs(model: PreTrainedModel, text: Any) -> bool:
+    """Whether the model's attention can be replaced by one that knows packs, as a trial shows."""
+    if text._attn_implementation != "sdpa":
+        return False
+    tell_transformers()
+    return not _trial_of_sharing(model, in_line=True)
 
 
 def _trial_of_sharing(model: PreTrainedModel, *, in_line: bool = False) -> str:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from bapo.rollout import address, compiled
+from bapo.rollout import address
+from bapo.training.native_layers import library
 
 _NUMBERS = ("tokens", "packs", "longest", "heads", "key_heads", "size")
 _POINTERS = ("starts", "positions", "queries", "keys", "values")
@@ -48,10 +49,10 @@ class _SlopesStruct(ctypes.Structure):
     )
 
 
-def why_no_packed_attention() -> str:
-    """Why it cannot be had here, as the end of a sentence; empty where models now take it."""
-    found = _library()
-    return found if isinstance(found, str) else ""
+@cache
+def tell_transformers() -> None:
+    """Models whose attention is "sdpa" take positions in a mask's place from here on."""
+    AttentionInterface.register("sdpa", _sdpa_or_packed)
 
 
 def packed_attention(
@@ -128,20 +129,12 @@ def _line(kept: list[Tensor], starts: Tensor, scale: float) -> _LineStruct:
 
 
 def _call(name: str, line: _LineStruct, *pointers: int) -> None:
-    library = _library()
-    assert not isinstance(library, str)
     arguments = [ctypes.addressof(line), *pointers]
-    if library[name](*map(ctypes.c_void_p, arguments), ctypes.c_int(torch.get_num_threads())):
+    failed = library()[name](
+        *map(ctypes.c_void_p, arguments), ctypes.c_int(torch.get_num_threads())
+    )
+    if failed:
         raise MemoryError("No memory is left for the scores of packed completions.")
-
-
-@cache
-def _library() -> ctypes.CDLL | str:
-    """The functions, built, and known to transformers from then on; or why they cannot be."""
-    found = compiled("bapo.training", "packed_attention.c")
-    if not isinstance(found, str):
-        AttentionInterface.register("sdpa", _sdpa_or_packed)
-    return found
 
 
 _sdpa: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]

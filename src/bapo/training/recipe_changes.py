@@ -35,6 +35,7 @@ _SAID = {
     "rollout.token_budget",
     "training.gradient_checkpointing",
     "training.micro_batch_tokens",
+    "training.native_layers",
     "training.share_prompts",
 }
 """Settings that a run may need changed to go on at all: on another machine, out of memory, with a

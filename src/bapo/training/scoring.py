@@ -56,6 +56,7 @@ class Scorer:
         self._in_line = traits.in_line and training.share_prompts
         self._mask_dtype = traits.mask_dtype
         self._head = traits.head
+        self._layers = traits.layers
         self._pad_token_id = pad_token_id
         self._accelerator = accelerator
         self._pictures = pictures
@@ -89,6 +90,7 @@ class Scorer:
         with ExitStack() as stack:
             stack.enter_context(self._accelerator.autocast())
             stack.enter_context(self._checkpointing())
+            stack.enter_context(self._layers.installed())
             if self._head is not None:
                 stack.enter_context(bypassed(self._head))
             outputs = self._model(
@@ -100,6 +102,14 @@ class Scorer:
             ).logits
             found = self._targets(micro, micro.before_targets(outputs), entropy)
         return TokenLogps(_laid_out(micro, found.logps), _laid_out(micro, found.entropy))
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss of what `forward` gave.
+
+        What is checkpointed is computed again, in the way that it was computed first.
+        """
+        with self._layers.installed():
+            self._accelerator.backward(loss)
 
     def _shown(self, micro: MicroBatch) -> Mapping[str, Any]:
         """What the model reads besides the tokens; nothing in a model of text alone."""

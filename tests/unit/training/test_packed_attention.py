@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from bapo.training.packed_attention import packed_attention, why_no_packed_attention
+from bapo.training.native_layers import why_no_library
+from bapo.training.packed_attention import packed_attention, tell_transformers
 
-pytestmark = pytest.mark.skipif(bool(why_no_packed_attention()), reason=why_no_packed_attention())
+pytestmark = pytest.mark.skipif(bool(why_no_library()), reason=why_no_library())
 
 
 def seen_by_hand(positions):
@@ -123,6 +124,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 def of_transformers(mask, **others):
+    tell_transformers()
     queries, keys, values, _ = (one.transpose(0, 1)[None] for one in inputs_of(6, 2, 2, 8))
     return ALL_ATTENTION_FUNCTIONS["sdpa"](nn.Module(), queries, keys, values, mask, **others)[0]
 

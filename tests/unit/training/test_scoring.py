@@ -19,7 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from bapo.objective import head_logps
 from bapo.training import model_traits as model_traits_module
 from bapo.training.model_traits import model_traits
-from bapo.training.packed_attention import why_no_packed_attention
+from bapo.training.native_layers import why_no_library
 from tests.rollout_models import tiny_model
 from tests.unit.training.helpers import (
     applied_gradients,
@@ -30,9 +30,7 @@ from tests.unit.training.helpers import (
     sampled_by,
 )
 
-needs_compiler = pytest.mark.skipif(
-    bool(why_no_packed_attention()), reason=why_no_packed_attention()
-)
+needs_compiler = pytest.mark.skipif(bool(why_no_library()), reason=why_no_library())
 
 SMALL = {
     "vocab_size": 28,
@@ -105,7 +103,7 @@ def long_prompt_batch(model, *, temperature=1.0):
 @pytest.fixture
 def no_compiler(monkeypatch):
     """Packs are read under a mask."""
-    monkeypatch.setattr(model_traits_module, "why_no_packed_attention", lambda: "no compiler")
+    monkeypatch.setattr(model_traits_module, "why_no_library", lambda: "no compiler")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gpt2"])
