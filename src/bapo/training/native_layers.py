@@ -72,11 +72,11 @@ def native_layers(model: nn.Module) -> NativeLayers:
     for module in model.modules():
         instead = _instead(module)
         if instead is not None:
-            found[module, "forward"] = instead
-        file = sys.modules[type(module).__module__]
-        usual = vars(file).get(_ROTATION)
+            found[module, "forward"] = _whenever(_is_one_tensor, instead, module.forward)
+        file = sys.modules.get(type(module).__module__)
+        usual = getattr(file, _ROTATION, None)
         if usual is not None and _agree(usual, _rotated_pair, *_ROTATED_SHAPES):
-            found[file, _ROTATION] = _whenever(4, _rotated_pair, usual)
+            found[file, _ROTATION] = _whenever(_is_whole_rotation, _rotated_pair, usual)
     return NativeLayers(found)
 
 
@@ -134,9 +134,8 @@ def _instead(module: Any) -> Callable[..., Any] | None:
         instead, weight = partial(_mlp_forward, module), getattr(module.gate_proj, "weight", None)
     else:
         return None
-    if not isinstance(weight, Tensor) or not _agree(module.forward, instead, (3, weight.shape[-1])):
-        return None
-    return _whenever(1, instead, module.forward)
+    known = isinstance(weight, Tensor) and _agree(module.forward, instead, (3, weight.shape[-1]))
+    return instead if known else None
 
 
 def _norm_forward(module: Any, states: Tensor) -> Tensor:
@@ -151,13 +150,25 @@ def _rotated_pair(queries: Tensor, keys: Tensor, cos: Tensor, sin: Tensor) -> tu
     return rotated(queries, cos, sin), rotated(keys, cos, sin)
 
 
+def _is_one_tensor(*given: Any) -> bool:
+    return len(given) == 1
+
+
+def _is_whole_rotation(*given: Any) -> bool:
+    """Angles of every number of a head, and not of its first ones alone."""
+    if len(given) != 4:
+        return False
+    lines, _, length, size = given[0].shape
+    return given[2].shape in ((1, length, size), (lines, length, size))
+
+
 def _whenever(
-    count: int, instead: Callable[..., Any], usual: Callable[..., Any]
+    fits: Callable[..., bool], instead: Callable[..., Any], usual: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """`instead` for a call with so many arguments, as it was tried; `usual` for any other."""
+    """`instead` for a call such as was tried; `usual` for any other."""
 
     def called(*given: Any, **named: Any) -> Any:
-        return (usual if named or len(given) != count else instead)(*given, **named)
+        return (instead if not named and fits(*given) else usual)(*given, **named)
 
     return called
 
@@ -264,4 +275,4 @@ def _call(name: str, *arguments: int | float | Tensor | None) -> None:
             return ctypes.c_float(one)
         return ctypes.c_void_p(None if one is None else address(one))
 
-    library()[name](*map(told, arguments), ctypes.c_int(torch.get_num_threads()))
+    getattr(library(), name)(*map(told, arguments), ctypes.c_int(torch.get_num_threads()))

@@ -130,10 +130,8 @@ def _line(kept: list[Tensor], starts: Tensor, scale: float) -> _LineStruct:
 
 def _call(name: str, line: _LineStruct, *pointers: int) -> None:
     arguments = [ctypes.addressof(line), *pointers]
-    failed = library()[name](
-        *map(ctypes.c_void_p, arguments), ctypes.c_int(torch.get_num_threads())
-    )
-    if failed:
+    function = getattr(library(), name)
+    if function(*map(ctypes.c_void_p, arguments), ctypes.c_int(torch.get_num_threads())):
         raise MemoryError("No memory is left for the scores of packed completions.")
 
 
@@ -163,5 +161,5 @@ def _sdpa_or_packed(
     if dropout or bent or key.shape != value.shape or query.shape[-2:] != key.shape[-2:]:
         raise ValueError("attention of packs is plain attention")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    queries, keys, values = (one[0].transpose(0, 1) for one in (query, key, value))
+    queries, keys, values = (one.transpose(1, 2).flatten(0, 1) for one in (query, key, value))
     return packed_attention(queries, keys, values, attention_mask.flatten(), scale)[None], None

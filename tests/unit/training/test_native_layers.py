@@ -128,6 +128,12 @@ def test_a_call_of_another_kind_is_left_to_the_usual_function():
     assert all(torch.equal(one, other) for one, other in zip(found, usual, strict=True))
 
 
+def test_heads_that_are_turned_in_part_are_left_to_the_usual_function():
+    """Angles of the first four numbers of eight, which only some models' rotations take."""
+    with native_layers(tiny_model()).installed(), pytest.raises(RuntimeError, match="size of"):
+        modeling_llama.apply_rotary_pos_emb(*[numbers(1, 2, 5, 8)] * 2, *[numbers(1, 5, 4)] * 2)
+
+
 def qwen3():
     torch.manual_seed(0)
     return Qwen3ForCausalLM(Qwen3Config(**SMALL)).eval()
