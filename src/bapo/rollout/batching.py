@@ -3,11 +3,12 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from bapo.rollout.pictures import PictureInputs
 from bapo.types import IntArray
 
 
@@ -17,6 +18,33 @@ class Row:
 
     prompt: int
     index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptBatch:
+    """Prompts that run through the model together.
+
+    Attributes:
+        ids: `(N, P)`, padded on the left.
+        pads: `(N,)` padding before each.
+        shown: Their pictures; None where the model reads none.
+    """
+
+    ids: Tensor
+    pads: Tensor
+    shown: PictureInputs | None = None
+
+    @property
+    def starts(self) -> Tensor:
+        """`(N,)` the position of the first token behind each prompt."""
+        ends = self.ids.shape[1] - self.pads
+        return ends if self.shown is None else ends + self.shown.shifts
+
+    @property
+    def positions(self) -> Tensor:
+        """`(N, P)` the position of each token in its prompt; 0 in padding."""
+        places = torch.arange(self.ids.shape[1], device=self.ids.device)
+        return (places - self.pads[:, None]).clamp_(min=0)
 
 
 class WaitingRows:
@@ -44,41 +72,38 @@ class WaitingRows:
     def __bool__(self) -> bool:
         return bool(self._rows)
 
-    @property
-    def next_need(self) -> int:
-        """The positions that the next group needs; there is one."""
-        group = sum(1 for _ in self._next_group())
-        return group * (self._lengths[self._rows[0].prompt] + self._new_tokens)
+    def take(self, budget: int, *, beside: int = 0, at_least: float = 0.0) -> list[Row]:
+        """The rows that begin now: whole groups, as many as fit.
 
-    def take(self, budget: int) -> list[Row]:
-        """The next batch: whole groups, as many as fit.
-
-        A group that is too large for the budget is split, and a single row is always taken.
+        A group that is too large for the budget is split. Where no others are live, a single row
+        is always taken.
 
         Args:
-            budget: Cache positions, prompt and new tokens together, that the batch may fill.
+            budget: Cache positions, prompt and new tokens together, that all rows may fill.
+            beside: Rows that are live already.
+            at_least: Share of the room for rows that must be free; with less, none begins.
 
         Returns:
-            Its rows; those of one prompt stand together.
+            The rows; those of one prompt stand together.
         """
-        taken: list[Row] = []
-        while self._rows:
-            prompt = self._rows[0].prompt
-            # Lengths rise, so the newest prompt sets the width of the whole batch.
-            room = budget // (self._lengths[prompt] + self._new_tokens) - len(taken)
-            group = sum(1 for _ in self._next_group())
-            if taken and group > room:
+        count = 0
+        for prompt, group in self._groups():
+            # Lengths rise, so the newest prompt sets the width of all.
+            most = budget // (self._lengths[prompt] + self._new_tokens)
+            room = most - beside - count
+            if not count and room < at_least * most:
                 break
-            count = max(1, min(room, group))
-            taken += [self._rows.popleft() for _ in range(count)]
-            if count < group:
+            if group > room:
+                if not count and (group > most or not beside):
+                    count = max(room, 0 if beside else 1)
                 break
-        return taken
+            count += group
+        return [self._rows.popleft() for _ in range(count)]
 
-    def _next_group(self) -> Iterator[Row]:
-        """The waiting rows of the next prompt."""
-        prompt = self._rows[0].prompt
-        return takewhile(lambda row: row.prompt == prompt, self._rows)
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """The waiting prompts and how many rows of each wait."""
+        for prompt, rows in groupby(self._rows, key=lambda row: row.prompt):
+            yield prompt, sum(1 for _ in rows)
 
 
 def pad_left(rows: Sequence[IntArray], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

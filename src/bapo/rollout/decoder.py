@@ -1,4 +1,4 @@
-"""A decoder written out by hand, for single tokens of the Llama family on a CPU.
+"""A decoder written out by hand, for the Llama family on a CPU.
 
 A token step of a small model is mostly overhead: modules, masks, attention kernels made for long
 queries, and the keys of one prompt read once for every completion of it. This one runs the same
@@ -21,18 +21,21 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
-from bapo.rollout.cache import RowCache
+from bapo.rollout.batching import PromptBatch
 from bapo.rollout.live import RowStore
 
 _KNOWN_MODELS = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _KNOWN_ROTATIONS = ("default", "linear", "llama3")
 # In wider models products take the time, and preparing the weights costs more than is gained.
 WIDEST = 1024
+# Tokens of prompts that are read at once; bounds the memory for many or long ones.
+_READ_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,6 @@ class Workspace:
     Attributes:
         hidden: The hidden states.
         normed: Over their root mean square.
-        length: Their root mean square.
         qkv: Queries, keys and values.
         mixed: The attention's output before its projection.
         joined: Gate and up.
@@ -74,7 +76,6 @@ class Workspace:
 
     hidden: Tensor
     normed: Tensor
-    length: Tensor
     qkv: Tensor
     mixed: Tensor
     joined: Tensor
@@ -119,13 +120,24 @@ def supports(model: PreTrainedModel) -> bool:
 
 
 class DecoderCache(RowStore, Protocol):
-    """Keys and values of a batch, as a decoder needs them.
+    """Keys and values of the rows, as a decoder needs them."""
 
-    Attributes:
-        rows: Rows that are left.
-    """
+    def join(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        pads: Tensor,
+        prompt_of_row: Sequence[int],
+    ) -> None:
+        """Adds rows that continue prompts.
 
-    rows: int
+        Args:
+            keys: `(N, Hk, P, D)` of the prompts in each layer, rotated.
+            values: Likewise.
+            pads: `(N,)` padding before each prompt.
+            prompt_of_row: For each new row, the prompt that it continues.
+        """
+        ...
 
     def advance(self) -> None:
         """Counts the token whose keys every layer now holds."""
@@ -136,22 +148,24 @@ C = TypeVar("C", bound=DecoderCache)
 
 
 class TokenDecoder(ABC, Generic[C]):
-    """Runs one token per row through a model's weights as they are when it is made.
+    """Runs prompts and tokens through a model's weights as they are when it is made.
 
     The prepared weights are copies, so it must not outlive a change of them: one is made for every
     call of the sampler.
     """
 
-    def __init__(self, model: PreTrainedModel, positions: int) -> None:
+    def __init__(self, model: PreTrainedModel, widest: int, new_tokens: int) -> None:
         """Prepares the weights.
 
         Args:
             model: One that `supports` accepts.
-            positions: Positions that any row may reach.
+            widest: Tokens of the longest prompt.
+            new_tokens: Tokens sampled at most per completion.
         """
         body: Any = model.model
         config: Any = model.config
         attention = body.layers[0].self_attn
+        self._new_tokens = new_tokens
         self._epsilon: float = config.rms_norm_eps
         self._heads: int = config.num_attention_heads
         self._key_heads: int = config.num_key_value_heads
@@ -161,50 +175,92 @@ class TokenDecoder(ABC, Generic[C]):
         head: Tensor = model.get_output_embeddings().weight  # pyright: ignore
         self._head = _prepared(head, body.norm.weight)
         self._layers = [self._layer(layer, attention.scaling) for layer in body.layers]
-        every = torch.arange(positions)[None]
+        every = torch.arange(widest + new_tokens)[None]
         cosine, sine = body.rotary_emb(self._embedding[:1, None], position_ids=every)
         half = self._size // 2
         self._rotation = torch.complex(cosine[0, :, :half], sine[0, :, :half])[:, None]
-        self._whole = self._space = Workspace(*[torch.empty(0)] * 7)
+        self._whole = self._space = self._workspace(0)
 
     @abstractmethod
-    def cache(
-        self, prompts: RowCache, pads: Tensor, prompt_of_row: Sequence[int], capacity: int
-    ) -> C:
-        """The cache of a batch whose prompts went through the model.
+    def store(self) -> C:
+        """A cache without rows."""
 
-        Args:
-            prompts: Filled by a forward pass over `(N, P)` left-padded prompts; emptied here.
-            pads: `(N,)` padding before each prompt.
-            prompt_of_row: For each of R rows, the prompt that it continues.
-            capacity: Tokens of its own that a row may come to hold.
-        """
+    def join(self, store: C, prompts: PromptBatch, prompt_of_row: Sequence[int]) -> Tensor:
+        """Runs prompts, and adds rows that continue them; see `Decoder.join`."""
+        count, width = prompts.ids.shape
+        shape = (len(self._layers), 2, count, self._key_heads, width, self._size)
+        states = self._embedding.new_empty(shape)
+        step = max(1, _READ_TOKENS // width)
+        logits = [
+            self._read(
+                prompts.ids[start : start + step],
+                prompts.pads[start : start + step],
+                prompts.positions[start : start + step],
+                states[:, :, start : start + step],
+            )
+            for start in range(0, count, step)
+        ]
+        store.join(states[:, 0].unbind(), states[:, 1].unbind(), prompts.pads, prompt_of_row)
+        return torch.cat(logits)
 
-    def step(self, caches: Sequence[C], tokens: Tensor, positions: Tensor) -> Tensor:
-        """Runs the newest token of every row of every batch.
-
-        Args:
-            caches: Of the batches; the tokens' keys enter them.
-            tokens: `(R,)` of all batches, one after the other.
-            positions: `(R,)`.
-
-        Returns:
-            `(R, V)` logits.
-        """
+    def step(self, store: C, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Runs the newest token of every row; see `Decoder.step`."""
         space = self._room(len(tokens))
-        hidden = torch.index_select(self._embedding, 0, tokens, out=space.hidden)
+        torch.index_select(self._embedding, 0, tokens, out=space.hidden)
         turns = self._turns(positions)
         for number, layer in enumerate(self._layers):
             self._project(layer, space)
-            self._attend(number, caches, space, turns)
-            hidden.addmm_(space.mixed, layer.output)
-            if layer.output_bias is not None:
-                hidden.add_(layer.output_bias)
-            torch.mm(self._norm(space), layer.gate_up, out=space.joined)
-            hidden.addmm_(self._activate(space), layer.down)
-        for cache in caches:
-            cache.advance()
+            self._attend(number, store, space, turns)
+            self._finish(layer, space)
+        store.advance()
         return torch.mm(self._norm(space), self._head)
+
+    def _read(self, ids: Tensor, pads: Tensor, positions: Tensor, states: Tensor) -> Tensor:
+        """Runs `(N, P)` prompts.
+
+        Args:
+            ids: Padded on the left.
+            pads: `(N,)`.
+            positions: `(N, P)`.
+            states: `(layers, 2, N, Hk, P, D)`, takes keys, rotated, and values.
+
+        Returns:
+            `(N, V)` logits after the prompts.
+        """
+        count, width = ids.shape
+        space = self._workspace(count * width)
+        torch.index_select(self._embedding, 0, ids.flatten(), out=space.hidden)
+        turns, turning = self._rotation[positions], self._heads + self._key_heads
+        hidden = _hidden(pads, width) if bool(pads.any()) else None
+        for layer, (keys, values) in zip(self._layers, states, strict=True):
+            self._project(layer, space)
+            by_head = space.qkv.view(count, width, -1, self._size)
+            pairs = torch.view_as_complex(by_head[:, :, :turning].unflatten(3, (-1, 2)))
+            turned = torch.view_as_real(pairs * turns).flatten(3).transpose(1, 2)
+            keys.copy_(turned[:, self._heads :])
+            values.copy_(by_head[:, :, turning:].transpose(1, 2))
+            mixed = functional.scaled_dot_product_attention(
+                turned[:, : self._heads],
+                keys,
+                values,
+                attn_mask=hidden,
+                is_causal=hidden is None,
+                scale=1.0,
+                enable_gqa=self._heads != self._key_heads,
+            )
+            space.mixed.view(count, width, self._heads, -1).copy_(mixed.transpose(1, 2))
+            self._finish(layer, space)
+        last = self._norm(space).view(count, width, -1)[:, -1]
+        return torch.mm(last, self._head)
+
+    def _finish(self, layer: LayerWeights, space: Workspace) -> None:
+        """What follows attention in a layer."""
+        hidden = space.hidden
+        hidden.addmm_(space.mixed, layer.output)
+        if layer.output_bias is not None:
+            hidden.add_(layer.output_bias)
+        torch.mm(self._norm(space), layer.gate_up, out=space.joined)
+        hidden.addmm_(self._activate(space), layer.down)
 
     def _project(self, layer: LayerWeights, space: Workspace) -> None:
         """Queries, keys and values of the hidden states, not yet rotated."""
@@ -223,7 +279,7 @@ class TokenDecoder(ABC, Generic[C]):
         """What `_attend` is to know of the `(R,)` positions."""
 
     @abstractmethod
-    def _attend(self, number: int, caches: Sequence[C], space: Workspace, turns: Tensor) -> None:
+    def _attend(self, number: int, store: C, space: Workspace, turns: Tensor) -> None:
         """`qkv` to `mixed`: rotates, appends keys and values of layer `number`, attends."""
 
     @abstractmethod
@@ -237,19 +293,21 @@ class TokenDecoder(ABC, Generic[C]):
     def _room(self, rows: int) -> Workspace:
         """Where a step writes; the same memory for as long as there are no more rows."""
         if rows > self._whole.rows:
-            layer, empty = self._layers[0], self._embedding.new_empty
-            self._whole = Workspace(
-                hidden=empty((rows, layer.qkv.shape[0])),
-                normed=empty((rows, layer.qkv.shape[0])),
-                length=empty((rows, 1)),
-                qkv=empty((rows, layer.qkv.shape[1])),
-                mixed=empty((rows, layer.output.shape[0])),
-                joined=empty((rows, layer.gate_up.shape[1])),
-                activated=empty((rows, layer.down.shape[0])),
-            )
+            self._whole = self._workspace(rows)
         if rows != self._space.rows:
             self._space = self._whole.first(rows)
         return self._space
+
+    def _workspace(self, rows: int) -> Workspace:
+        layer, empty = self._layers[0], self._embedding.new_empty
+        return Workspace(
+            hidden=empty((rows, layer.qkv.shape[0])),
+            normed=empty((rows, layer.qkv.shape[0])),
+            qkv=empty((rows, layer.qkv.shape[1])),
+            mixed=empty((rows, layer.output.shape[0])),
+            joined=empty((rows, layer.gate_up.shape[1])),
+            activated=empty((rows, layer.down.shape[0])),
+        )
 
     def _layer(self, layer: Any, scale: float) -> LayerWeights:
         attention, mlp = layer.self_attn, layer.mlp
@@ -291,3 +349,15 @@ def _prepared(weight: Tensor, norm: Tensor | None = None) -> Tensor:
     """`(outputs, inputs)` as contiguous `(inputs, outputs)`, times the norm before it."""
     weight = weight if norm is None else weight * norm
     return weight.t().contiguous()
+
+
+def _hidden(pads: Tensor, width: int) -> Tensor:
+    """`(N, 1, P, P)` 0, or minus infinity where a token does not see another one.
+
+    Padding sees itself, so that nothing of it is not a number.
+    """
+    places = torch.arange(width)
+    seen = (places <= places[:, None]) & (places >= pads[:, None, None])
+    seen |= torch.eye(width, dtype=torch.bool)
+    nothing = torch.zeros(seen.shape, dtype=torch.float32)
+    return nothing.masked_fill_(~seen, float("-inf"))[:, None]

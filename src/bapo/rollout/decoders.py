@@ -1,16 +1,55 @@
-"""Which decoder runs token steps."""
+"""What runs prompts and token steps, and which of them runs a model."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bapo.errors import ModelError
-from bapo.rollout.decoder import WIDEST, TokenDecoder, supports
+from bapo.rollout.batching import PromptBatch
+from bapo.rollout.decoder import WIDEST, supports
+from bapo.rollout.live import RowStore
+from bapo.rollout.module_decoder import ModuleDecoder
 from bapo.rollout.native import kernels, why_no_kernels
 from bapo.rollout.native_decoder import NativeDecoder
 from bapo.rollout.torch_decoder import TorchDecoder
 
 _BY_HAND = {"native": NativeDecoder, "torch": TorchDecoder}
+
+
+class Decoder(Protocol):
+    """Runs prompts and tokens through a model's weights as they were when it was made."""
+
+    def store(self) -> RowStore:
+        """A cache without rows."""
+        ...
+
+    def join(self, store: Any, prompts: PromptBatch, prompt_of_row: Sequence[int]) -> Tensor:
+        """Runs prompts, and adds rows that continue them.
+
+        Args:
+            store: The cache that the rows enter, behind those that are in it.
+            prompts: N of them.
+            prompt_of_row: For each new row, the prompt that it continues.
+
+        Returns:
+            `(N, V)` logits after the prompts.
+        """
+        ...
+
+    def step(self, store: Any, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Runs the newest token of every row.
+
+        Args:
+            store: The cache of the rows; the tokens' keys enter it.
+            tokens: `(R,)`.
+            positions: `(R,)`.
+
+        Returns:
+            `(R, V)` logits.
+        """
+        ...
 
 
 def decoder_of(model: PreTrainedModel, asked: str) -> str:
@@ -36,16 +75,22 @@ def decoder_of(model: PreTrainedModel, asked: str) -> str:
     return "module"
 
 
-def made_decoder(model: PreTrainedModel, asked: str, positions: int) -> TokenDecoder[Any] | None:
-    """A decoder of the model's weights as they are now; None where the module itself runs.
+def made_decoder(
+    model: PreTrainedModel, asked: str, widest: int, new_tokens: int, *, reads_pictures: bool
+) -> Decoder:
+    """A decoder of the model's weights as they are now.
 
     Args:
         model: The model.
         asked: `rollout.decoder`.
-        positions: Positions that any row may reach.
+        widest: Tokens of the longest prompt.
+        new_tokens: Tokens sampled at most per completion.
+        reads_pictures: Whether prompts may show pictures.
 
     Raises:
         ModelError: What is asked for cannot run this model here.
     """
     kind = decoder_of(model, asked)
-    return None if kind == "module" else _BY_HAND[kind](model, positions)
+    if kind == "module":
+        return ModuleDecoder(model, new_tokens, reads_pictures=reads_pictures)
+    return _BY_HAND[kind](model, widest, new_tokens)

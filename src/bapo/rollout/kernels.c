@@ -35,8 +35,8 @@ void gated_activation(int64_t rows, int64_t width, const float *joined, float *o
 
 /* Everything `attend` is told; the fields are explained in native.py. */
 struct batch {
-  int64_t rows, heads, key_heads, size, width, capacity, length;
-  const int64_t *prompt_of_row, *pads;
+  int64_t rows, heads, key_heads, size, capacity, longest;
+  const int64_t *place, *own, *first, *width, *pad;
   const float *prompt_keys, *prompt_values;
   float *keys, *values;
 };
@@ -66,26 +66,33 @@ static inline void add_values(int64_t size, int64_t count, const float *shares, 
     for (int64_t i = 0; i < size; i++) sum[i] += shares[j] * values[j * size + i];
 }
 
+/* The vector at which a row's own keys begin in the cache. */
+static inline int64_t own_keys(const struct batch *batch, int64_t row, int64_t head) {
+  return (batch->place[row] * batch->key_heads + head) * batch->capacity;
+}
+
 /* One key head of one row: its newest key and value enter the cache, then its queries attend. */
 static inline void attend_head(const struct batch *batch, int64_t size, int64_t row, int64_t head,
                                float *qkv, const float *rotation, float *scores, float *out) {
   int64_t group = batch->heads / batch->key_heads;
-  int64_t prompt = batch->prompt_of_row[row], pad = batch->pads[prompt];
-  int64_t told = batch->width - pad, own = batch->length + 1;
-  int64_t shared = ((prompt * batch->key_heads + head) * batch->width + pad) * size;
+  int64_t told = batch->width[row] - batch->pad[row], before = batch->own[row];
+  int64_t shared = (batch->first[row] + head * batch->width[row] + batch->pad[row]) * size;
   const float *prompt_keys = batch->prompt_keys + shared;
   const float *prompt_values = batch->prompt_values + shared;
-  int64_t place = (row * batch->key_heads + head) * batch->capacity * size;
+  int64_t place = own_keys(batch, row, head) * size, own = before + 1;
   float *keys = batch->keys + place, *values = batch->values + place;
-  int is_last = row + 1 == batch->rows && head + 1 == batch->key_heads;
-  for (int64_t i = 0; !is_last && i < own * size; i += 16) {
-    __builtin_prefetch(keys + batch->capacity * size + i);
-    __builtin_prefetch(values + batch->capacity * size + i);
+  int64_t next = head + 1 < batch->key_heads ? row : row + 1;
+  if (next < batch->rows) {
+    int64_t from = own_keys(batch, next, next == row ? head + 1 : 0) * size;
+    for (int64_t i = 0; i < (batch->own[next] + 1) * size; i += 16) {
+      __builtin_prefetch(batch->keys + from + i);
+      __builtin_prefetch(batch->values + from + i);
+    }
   }
   float *key = qkv + (batch->heads + head) * size;
   rotate(size, key, rotation);
-  memcpy(keys + batch->length * size, key, size * sizeof(float));
-  memcpy(values + batch->length * size, key + batch->key_heads * size, size * sizeof(float));
+  memcpy(keys + before * size, key, size * sizeof(float));
+  memcpy(values + before * size, key + batch->key_heads * size, size * sizeof(float));
   for (int64_t g = head * group; g < (head + 1) * group; g++) {
     float *query = qkv + g * size, *to = out + g * size;
     rotate(size, query, rotation);
@@ -112,10 +119,13 @@ static inline void attend_head(const struct batch *batch, int64_t size, int64_t 
 int attend(const struct batch *batch, float *qkv, const float *rotation, const int64_t *positions,
            float *out, int threads) {
   int64_t size = batch->size, stride = (batch->heads + 2 * batch->key_heads) * size;
+  int64_t widest = 0;
+  for (int64_t row = 0; row < batch->rows; row++)
+    widest = batch->width[row] > widest ? batch->width[row] : widest;
   int failed = 0;
 #pragma omp parallel num_threads(threads)
   {
-    float *scores = malloc((batch->width + batch->length + 1) * sizeof(float));
+    float *scores = malloc((widest + batch->longest + 1) * sizeof(float));
     if (!scores) {
 #pragma omp atomic write
       failed = 1;

@@ -1,6 +1,7 @@
-"""The rows of one batch while they are sampled."""
+"""The rows that are sampled at one time: they leave as they end, and others join them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,102 +11,155 @@ from torch import Tensor
 
 from bapo.rollout.batching import Row
 from bapo.rollout.randomness import BLOCK, uniform_block
+from bapo.types import FloatArray, IntArray
 
 
 class RowStore(Protocol):
-    """What a batch keeps in the model's cache, one entry per row."""
+    """What the rows keep in the model's cache."""
 
     def keep(self, rows: int, targets: Tensor, sources: Tensor) -> None:
         """Drops all but `rows` rows, after copying rows `sources` over rows `targets`."""
         ...
 
 
-class LiveBatch:
-    """Rows that began together, and so have the same number of tokens for as long as they live.
+@dataclass(frozen=True, slots=True, eq=False)
+class Ended:
+    """What a row came to.
 
-    Row state (`starts`, `alive`, `logits`, the store) shrinks as ended rows are dropped; results
-    (`tokens`, `logps`, `lengths`, `stopped`) are kept per slot, the row's place at the start. An
-    ended row that has not been dropped yet goes on being sampled, and what it gets lies behind its
-    length, where nobody reads it.
+    Attributes:
+        row: Which.
+        token_ids: `(T,)`.
+        logps: `(T,)` of its tokens.
+        stopped: Whether it ended by itself, and not at the limit.
     """
 
-    def __init__(
-        self,
-        *,
-        rows: Sequence[Row],
-        keys: Sequence[int],
-        store: RowStore,
-        logits: Tensor,
-        starts: Tensor,
-        width: int,
-        new_tokens: int,
-    ) -> None:
-        """Makes the batch from its prompts' forward pass.
+    row: Row
+    token_ids: IntArray
+    logps: FloatArray
+    stopped: bool
+
+
+class LiveBatch:
+    """Rows that are sampled together, each at a token of its own.
+
+    An ended row that has not been dropped yet goes on being sampled, and nobody reads what it gets.
+    What a row was given is kept in memory of the processor, and only the logits and the store on
+    the model's device.
+    """
+
+    def __init__(self, store: RowStore, new_tokens: int) -> None:
+        """Makes a batch without rows.
 
         Args:
-            rows: What is sampled.
-            keys: The random key of each row.
-            store: The cache of the rows.
-            logits: `(R, V)` after each row's prompt.
-            starts: `(R,)` the position of each row's first token.
-            width: Tokens of the padded prompts.
+            store: The cache of the rows; whoever adds rows adds them there.
             new_tokens: Tokens sampled at most per completion.
         """
-        count, device = len(rows), logits.device
-        self.rows, self.store, self.logits = tuple(rows), store, logits
-        self._starts, self.width, self.new_tokens = starts, width, new_tokens
-        self._keys = keys
-        self._uniforms = torch.empty(0)
-        self._slots = torch.arange(count, device=device)
-        self._slot_numbers = np.arange(count)
-        self.alive = np.ones(count, dtype=np.bool_)
-        self.live = self.size = count
-        self.tokens = torch.zeros((count, new_tokens), dtype=torch.long, device=device)
-        self.logps = torch.zeros((count, new_tokens), dtype=torch.float32, device=device)
-        self.lengths = np.full(count, new_tokens)
-        self.stopped = np.zeros(count, dtype=np.bool_)
-        self.count = 0
+        self.store, self.logits = store, torch.empty(0)
+        self._new_tokens = new_tokens
+        self._rows: list[Row] = []
+        self._keys: list[int] = []
+        self._starts = np.empty(0, dtype=np.int64)
+        self._counts = np.empty(0, dtype=np.int64)
+        self._alive = np.empty(0, dtype=np.bool_)
+        self._tokens = np.empty((0, new_tokens), dtype=np.int32)
+        self._logps = np.empty((0, new_tokens), dtype=np.float32)
+        self._uniforms = np.empty((0, BLOCK))
+
+    @property
+    def size(self) -> int:
+        """Rows, ended ones that were not dropped among them."""
+        return len(self._rows)
+
+    @property
+    def live(self) -> int:
+        """Rows that have not ended."""
+        return int(np.count_nonzero(self._alive))
 
     @property
     def positions(self) -> Tensor:
         """`(R,)` the position of the newest token of every row."""
-        return self._starts + (self.count - 1)
+        return torch.from_numpy(self._starts + self._counts - 1).to(self.logits.device)
+
+    def add(
+        self, rows: Sequence[Row], keys: Sequence[int], logits: Tensor, starts: Sequence[int]
+    ) -> None:
+        """Adds rows that have no token yet.
+
+        Args:
+            rows: What is sampled.
+            keys: The random key of each.
+            logits: `(R, V)` after each row's prompt.
+            starts: The position of each row's first token.
+        """
+        more = len(rows)
+        self.logits = torch.cat((self.logits, logits)) if self._rows else logits
+        self._rows += rows
+        self._keys += keys
+        self._starts = np.concatenate((self._starts, np.asarray(starts, dtype=np.int64)))
+        self._counts = np.concatenate((self._counts, np.zeros(more, dtype=np.int64)))
+        self._alive = np.concatenate((self._alive, np.ones(more, dtype=np.bool_)))
+        self._tokens = _longer(self._tokens, more)
+        self._logps = _longer(self._logps, more)
+        self._uniforms = _longer(self._uniforms, more)
 
     def uniforms(self) -> Tensor:
         """`(R,)` the random numbers of the next token of every row."""
-        if self.count % BLOCK == 0:
-            keys = [self._keys[slot] for slot in self._slot_numbers.tolist()]
-            block = uniform_block(keys, self.count // BLOCK)
-            self._uniforms = torch.from_numpy(block).to(self.logits.device)
-        return self._uniforms[:, self.count % BLOCK].contiguous()
+        blocks, places = np.divmod(self._counts, BLOCK)
+        begin = np.flatnonzero((places == 0) & self._alive)
+        for block in np.unique(blocks[begin]):
+            rows = begin[blocks[begin] == block]
+            keys = [self._keys[row] for row in rows.tolist()]
+            self._uniforms[rows] = uniform_block(keys, int(block))
+        drawn = self._uniforms[np.arange(self.size), places]
+        return torch.from_numpy(drawn).to(self.logits.device)
 
-    def record(self, tokens: Tensor, logps: Tensor) -> None:
+    def record(self, tokens: npt.NDArray[np.int64], logps: FloatArray) -> None:
         """Takes the next token of every row, `(R,)`, and its log-probability."""
-        self.tokens[self._slots, self.count] = tokens
-        self.logps[self._slots, self.count] = logps
-        self.count += 1
+        rows = np.arange(self.size)
+        self._tokens[rows, self._counts] = tokens
+        self._logps[rows, self._counts] = logps
+        self._counts += 1
 
-    def tokens_of(self, row: int) -> npt.NDArray[np.int64]:
+    @property
+    def newest(self) -> IntArray:
+        """`(R,)` the newest token of every row."""
+        return self._tokens[np.arange(self.size), self._counts - 1]
+
+    def tokens_of(self, row: int) -> IntArray:
         """The tokens of a row so far."""
-        return self.tokens[self._slots[row], : self.count].numpy(force=True)
+        return self._tokens[row, : self._counts[row]]
 
-    def end(self, ended: npt.NDArray[np.bool_]) -> list[int]:
-        """Ends the live ones among the rows marked, and all of them at the limit.
+    def is_live(self, row: int) -> bool:
+        """Whether a row has not ended."""
+        return bool(self._alive[row])
 
-        Returns:
-            The slots of the rows that ended.
+    def end(self, stopped: npt.NDArray[np.bool_]) -> list[Ended]:
+        """Ends live rows: those marked, and those at the limit."""
+        ending = self._alive & (stopped | (self._counts == self._new_tokens))
+        self._alive &= ~ending
+        return [
+            Ended(
+                self._rows[row],
+                self.tokens_of(row).copy(),
+                self._logps[row, : self._counts[row]].copy(),
+                bool(stopped[row]),
+            )
+            for row in np.flatnonzero(ending).tolist()
+        ]
+
+    def needs_drop(self, share: float) -> bool:
+        """Whether ended rows are to be dropped now.
+
+        Args:
+            share: The share of live rows below which they are. A row without room for another
+                token is dropped whatever the share.
         """
-        ended = ended & self.alive
-        slots = self._slot_numbers[ended]
-        self.lengths[slots] = self.count
-        self.stopped[slots] = True
-        if self.count == self.new_tokens:
-            slots = self._slot_numbers[self.alive]
-            self.alive[:] = False
-        elif len(slots):
-            self.alive &= ~ended
-        self.live -= len(slots)
-        return slots.tolist()
+        live = self.live
+        if live == self.size:
+            return False
+        return (
+            live == 0 or live < share * self.size or bool((self._counts == self._new_tokens).any())
+        )
 
     def drop_ended(self, tokens: Tensor) -> Tensor:
         """Moves live rows into the places of ended ones, and drops the rest.
@@ -116,13 +170,22 @@ class LiveBatch:
             The tokens just drawn, `(live,)`, in the new order.
         """
         live = self.live
-        order = np.arange(live)
-        targets = np.flatnonzero(~self.alive[:live])
-        sources = live + np.flatnonzero(self.alive[live:])
-        order[targets] = sources
-        index = torch.from_numpy(order).to(tokens.device)
-        self.store.keep(live, index.new_tensor(targets), index.new_tensor(sources))
-        self._slots, self._slot_numbers = self._slots[index], self._slot_numbers[order]
-        self._starts, self._uniforms = self._starts[index], self._uniforms[index]
-        self.alive, self.size = np.ones(live, dtype=np.bool_), live
-        return tokens[index]
+        targets = np.flatnonzero(~self._alive[:live])
+        sources = live + np.flatnonzero(self._alive[live:])
+        for states in (self._starts, self._counts, self._tokens, self._logps, self._uniforms):
+            states[targets] = states[sources]
+        for target, source in zip(targets.tolist(), sources.tolist(), strict=True):
+            self._rows[target], self._keys[target] = self._rows[source], self._keys[source]
+        del self._rows[live:], self._keys[live:]
+        self._starts, self._counts = self._starts[:live], self._counts[:live]
+        self._tokens, self._logps = self._tokens[:live], self._logps[:live]
+        self._uniforms, self._alive = self._uniforms[:live], np.ones(live, dtype=np.bool_)
+        moved = torch.from_numpy(np.stack((targets, sources))).to(tokens.device)
+        self.store.keep(live, moved[0], moved[1])
+        tokens[moved[0]] = tokens[moved[1]]
+        return tokens[:live]
+
+
+def _longer(states: npt.NDArray[np.generic], rows: int) -> npt.NDArray:
+    """`(R, ...)` with room for more rows behind; what stands there is not set."""
+    return np.concatenate((states, np.empty((rows, *states.shape[1:]), dtype=states.dtype)))

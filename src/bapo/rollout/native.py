@@ -30,20 +30,23 @@ _FLAGS: Final = (
 _BUILD_SECONDS: Final = 30
 
 
+# What `attend` is told of every row, in arrays of R int64.
+ROW_FIELDS: Final = ("place", "own", "first", "width", "pad")
+
+
 class BatchStruct(ctypes.Structure):
-    """What `attend` is told of one layer of one batch; `struct batch` in kernels.c.
+    """What `attend` is told of one layer; `struct batch` in kernels.c.
 
-    N prompts of `width` tokens, of which row n's first `pads[n]` are padding; R rows, each with
-    room for `capacity` tokens of its own, `length` of them filled; H query heads and Hk key heads
-    of `size` numbers, two that are rotated together side by side.
-
-    Prompts' keys and values are `(N, Hk, width, size)`, the rows' `(R, Hk, capacity, size)`.
+    R rows, H query heads and Hk key heads of `size` numbers, two that are rotated together side by
+    side. A row has `own` tokens of its own, at most `longest`, at a `place` in keys and values of
+    `(places, Hk, capacity, size)`. Its prompt is a part of keys and values of `(vectors, size)`: Hk
+    times `width` vectors from `first` on, of which `pad` before each head's are padding.
     """
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "heads", "key_heads", "size")),
-        *((name, ctypes.c_int64) for name in ("width", "capacity", "length")),
-        *((name, ctypes.c_void_p) for name in ("prompt_of_row", "pads")),
+        *((name, ctypes.c_int64) for name in ("capacity", "longest")),
+        *((name, ctypes.c_void_p) for name in ROW_FIELDS),
         *((name, ctypes.c_void_p) for name in ("prompt_keys", "prompt_values")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
     )
@@ -90,7 +93,7 @@ class Kernels:
         """Attention of the newest token of every row; its key and value enter the cache.
 
         Args:
-            batch: The layer of the batch.
+            batch: The layer.
             qkv: `(R, (H + 2 Hk) size)`, queries scaled; queries and keys are rotated in place.
             rotation: `(positions, size)` cosine and sine of each pair in turn.
             positions: `(R,)` int64.
@@ -99,7 +102,7 @@ class Kernels:
         Raises:
             MemoryError: There is no memory for the scores of a row.
         """
-        assert batch.length < batch.capacity
+        assert batch.longest < batch.capacity
         assert qkv.shape == (batch.rows, (batch.heads + 2 * batch.key_heads) * batch.size)
         assert out.shape == (batch.rows, batch.heads * batch.size)
         assert rotation.shape[1] == batch.size

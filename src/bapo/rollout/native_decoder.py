@@ -8,161 +8,172 @@ Results differ from the torch decoder's by rounding alone.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bapo.rollout.cache import RowCache
 from bapo.rollout.decoder import TokenDecoder, Workspace
-from bapo.rollout.native import BatchStruct, address, kernels
+from bapo.rollout.native import ROW_FIELDS, BatchStruct, address, kernels
 
 # Tokens of its own that a row has room for at first.
 _FIRST_CAPACITY = 16
 
 
 class NativeCache:
-    """Keys and values of one batch: each prompt's once, each completion's own beside it.
+    """Keys and values of the rows: each prompt's once, each completion's own beside it.
 
-    Life cycle: made from the prompts' cache, whose contents it takes over; `layer` is asked for
-    once per layer and token, then `advance`; `keep` drops rows that have ended. Room for the rows'
-    own tokens is doubled when it is full, so that what is read lies close together and short
-    completions do not pay for long ones; half of the rows gone, it is given back, and with it the
-    prompts that no row is left of.
+    Life cycle: made empty; `join` adds prompts and rows; `layer` is asked for once per layer and
+    token, then `advance`; `keep` drops rows that have ended. A row's own keys stay at one place
+    while it lives, wherever the row itself stands, and a row that joins later gets its place. Room
+    for a row's own tokens is doubled when it is full, so that what is read lies close together and
+    short completions do not pay for long ones; half of the rows gone, their places are given back,
+    and with them the prompts that no row is left of.
     """
 
-    def __init__(
-        self,
-        prompts: RowCache,
-        pads: Tensor,
-        prompt_of_row: Sequence[int],
-        capacity: int,
-        heads: int,
-        order: Tensor,
-    ) -> None:
-        """Takes over the prompts.
+    def __init__(self, layers: int, shape: tuple[int, int, int], new_tokens: int) -> None:
+        """Makes a cache without rows.
 
         Args:
-            prompts: See `TokenDecoder.cache`, as for the next three.
-            pads: `(N,)`.
-            prompt_of_row: R indices.
-            capacity: In tokens.
-            heads: Query heads, a multiple of the key heads.
-            order: `(D,)` the order in which the decoder holds the numbers of a key.
+            layers: Of the model.
+            shape: Query heads, key heads (a divisor of them), numbers in a key.
+            new_tokens: Tokens of its own that a row may come to hold.
         """
-        first: Any = prompts.layers[0]
-        _, key_heads, width, size = first.keys.shape
-        self._most = capacity
-        self._prompt = torch.tensor(prompt_of_row, dtype=torch.int64)
-        self._pads = pads.to(torch.int64).contiguous()
-        self._prompt_keys: list[Tensor] = []
-        self._prompt_values: list[Tensor] = []
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self.rows, self.length = len(prompt_of_row), 0
-        shape = (self.rows, key_heads, min(capacity, _FIRST_CAPACITY), size)
-        for layer in prompts.layers:
-            keys, values = layer.keys, layer.values
-            assert keys is not None
-            assert values is not None
-            self._prompt_keys.append(keys.index_select(3, order))
-            self._prompt_values.append(values.contiguous())
-            layer.keys = layer.values = None
-            self._keys.append(values.new_empty(shape))
-            self._values.append(values.new_empty(shape))
+        heads, self._key_heads, self._size = shape
+        self._most = new_tokens
+        self._of_row = {name: torch.empty(0, dtype=torch.int64) for name in ROW_FIELDS}
+        self._longest = 0
+        vectors = torch.empty((0, self._size), dtype=torch.float32)
+        self._prompts = [(vectors, vectors)] * layers
+        self._capacity = self._places = 0
+        self._own = [(vectors, vectors)] * layers
         self._structs = [
-            BatchStruct(heads=heads, key_heads=key_heads, size=size, width=width)
-            for _ in self._keys
+            BatchStruct(heads=heads, key_heads=self._key_heads, size=self._size)
+            for _ in range(layers)
         ]
-        self._describe()
+
+    @property
+    def rows(self) -> int:
+        """Rows that are held."""
+        return len(self._of_row["own"])
 
     def layer(self, number: int) -> BatchStruct:
-        """What the C functions are told of a layer; good until the next `advance` or `keep`."""
+        """What the C functions are told of a layer; good until rows join, leave or advance."""
         return self._structs[number]
+
+    def join(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        pads: Tensor,
+        prompt_of_row: Sequence[int],
+    ) -> None:
+        """Adds rows that continue prompts; see `DecoderCache.join`."""
+        width, prompt = keys[0].shape[2], torch.tensor(prompt_of_row, dtype=torch.int64)
+        joining = {
+            "place": self._free_places(len(prompt)),
+            "own": torch.zeros_like(prompt),
+            "first": len(self._prompts[0][0]) + prompt * self._key_heads * width,
+            "width": torch.full_like(prompt, width),
+            "pad": pads[prompt],
+        }
+        for name, line in self._of_row.items():
+            self._of_row[name] = torch.cat((line, joining[name]))
+        for number, held in enumerate(self._prompts):
+            new = (states.reshape(-1, self._size) for states in (keys[number], values[number]))
+            before, behind = zip(held, new, strict=True)
+            self._prompts[number] = torch.cat(before), torch.cat(behind)
+        self._describe()
 
     def advance(self) -> None:
         """Counts the token whose keys every layer now holds, and makes room for the next."""
-        self.length += 1
-        held = self._keys[0].shape[2]
-        if self.length == held < self._most:
-            self._move(self.rows, min(2 * held, self._most))
+        self._of_row["own"] += 1
+        self._longest += 1
+        if self._longest == self._capacity < self._most:
+            self._move(self._places, min(2 * self._capacity, self._most))
         self._describe()
 
     def keep(self, rows: int, targets: Tensor, sources: Tensor) -> None:
         """Drops all but `rows` rows, after copying rows `sources` over rows `targets`."""
-        for states in (*self._keys, *self._values):
-            used = states[:, :, : self.length]
-            used.index_copy_(0, targets, used.index_select(0, sources))
-        self._prompt[targets] = self._prompt[sources]
-        self.rows = rows
-        if 2 * rows <= len(self._keys[0]):
-            self._move(rows, self._keys[0].shape[2])
+        for name, line in self._of_row.items():
+            line[targets] = line[sources]
+            self._of_row[name] = line[:rows]
+        self._longest = int(self._of_row["own"].max()) if rows else 0
+        if 2 * rows <= self._places:
+            self._move(rows, self._capacity)
             self._drop_prompts()
         self._describe()
 
-    def _move(self, rows: int, capacity: int) -> None:
+    def _free_places(self, count: int) -> Tensor:
+        """Places for new rows; room is made where there are too few."""
+        if self._places - self.rows < count:
+            capacity = self._capacity if self.rows else min(self._most, _FIRST_CAPACITY)
+            self._move(self.rows + count, capacity)
+        free = torch.ones(self._places, dtype=torch.bool)
+        free[self._of_row["place"]] = False
+        return free.nonzero()[:count, 0]
+
+    def _move(self, places: int, capacity: int) -> None:
         """Puts the rows' own keys and values into arrays of another size, a layer at a time."""
-        for held in (self._keys, self._values):
-            for number, states in enumerate(held):
-                moved = states.new_empty((rows, states.shape[1], capacity, states.shape[3]))
-                moved[:, :, : self.length] = states[:rows, :, : self.length]
-                held[number] = moved
+        held, shape = self._of_row["place"], (places, self._key_heads, capacity, self._size)
+        for number, layer in enumerate(self._own):
+            moved = []
+            for states in layer:
+                larger = states.new_empty(shape)
+                if len(held):
+                    larger[: len(held), :, : self._longest] = states[held, :, : self._longest]
+                moved.append(larger)
+            self._own[number] = moved[0], moved[1]
+        self._of_row["place"] = torch.arange(len(held))
+        self._places, self._capacity = places, capacity
 
     def _drop_prompts(self) -> None:
-        """Lets prompts go that no row continues, once they are half of those held."""
-        left, numbers = torch.unique(self._prompt[: self.rows], return_inverse=True)
-        if 2 * len(left) > len(self._pads):
+        """Lets prompts go that no row continues."""
+        first, width = self._of_row["first"], self._of_row["width"]
+        left, numbers = torch.unique(first, return_inverse=True)
+        lengths = torch.empty_like(left)
+        lengths[numbers] = width * self._key_heads
+        if int(lengths.sum()) == len(self._prompts[0][0]):
             return
-        self._prompt, self._pads = numbers, self._pads[left]
-        for held in (self._prompt_keys, self._prompt_values):
-            for number, states in enumerate(held):
-                held[number] = states.index_select(0, left)
+        ends = lengths.cumsum(0)
+        self._of_row["first"] = (ends - lengths)[numbers]
+        kept = torch.arange(int(lengths.sum())) + (left - ends + lengths).repeat_interleave(lengths)
+        self._prompts = [(keys[kept], values[kept]) for keys, values in self._prompts]
 
     def _describe(self) -> None:
+        """Tells C where everything lies."""
         for number, struct in enumerate(self._structs):
-            struct.rows, struct.length = self.rows, self.length
-            struct.capacity = self._keys[number].shape[2]
-            struct.prompt_of_row = address(self._prompt, torch.int64)
-            struct.pads = address(self._pads, torch.int64)
-            struct.prompt_keys = address(self._prompt_keys[number])
-            struct.prompt_values = address(self._prompt_values[number])
-            struct.keys = address(self._keys[number])
-            struct.values = address(self._values[number])
+            struct.rows, struct.longest, struct.capacity = self.rows, self._longest, self._capacity
+            for name, line in self._of_row.items():
+                setattr(struct, name, address(line, torch.int64))
+            struct.prompt_keys, struct.prompt_values = map(address, self._prompts[number])
+            struct.keys, struct.values = map(address, self._own[number])
 
 
 class NativeDecoder(TokenDecoder[NativeCache]):
     """Norms, attends and activates in C; see `TokenDecoder`."""
 
-    def __init__(self, model: PreTrainedModel, positions: int) -> None:
+    def __init__(self, model: PreTrainedModel, widest: int, new_tokens: int) -> None:
         """Prepares the weights; see `TokenDecoder`.
 
         Raises:
             ModelError: The C functions cannot be built here.
         """
-        super().__init__(model, positions)
+        super().__init__(model, widest, new_tokens)
         self._kernels = kernels()
-        self._table = torch.view_as_real(self._rotation).reshape(positions, -1).contiguous()
+        self._table = torch.view_as_real(self._rotation).flatten(1).contiguous()
 
-    def cache(
-        self, prompts: RowCache, pads: Tensor, prompt_of_row: Sequence[int], capacity: int
-    ) -> NativeCache:
-        """The cache of a batch whose prompts went through the model; see `NativeCache`."""
-        return NativeCache(prompts, pads, prompt_of_row, capacity, self._heads, self._order)
+    def store(self) -> NativeCache:
+        """A cache without rows."""
+        shape = (self._heads, self._key_heads, self._size)
+        return NativeCache(len(self._layers), shape, self._new_tokens)
 
     def _turns(self, positions: Tensor) -> Tensor:
         """`(R,)` places in the table of rotations."""
-        return positions.contiguous()
+        return positions
 
-    def _attend(
-        self, number: int, caches: Sequence[NativeCache], space: Workspace, turns: Tensor
-    ) -> None:
-        start = 0
-        for cache in caches:
-            own = slice(start, start + cache.rows)
-            batch = cache.layer(number)
-            self._kernels.attend(batch, space.qkv[own], self._table, turns[own], space.mixed[own])
-            start += cache.rows
+    def _attend(self, number: int, store: NativeCache, space: Workspace, turns: Tensor) -> None:
+        self._kernels.attend(store.layer(number), space.qkv, self._table, turns, space.mixed)
 
     def _norm(self, space: Workspace) -> Tensor:
         self._kernels.normalise(space.hidden, self._epsilon, space.normed)

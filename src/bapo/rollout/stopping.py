@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bapo.rollout.encoding import PromptEncoder
+from bapo.types import IntArray
 
 # What a decoder writes for a character of which it has only some of the bytes.
 _PARTIAL = "\ufffd"
@@ -45,19 +46,19 @@ class StopDetector:
         self._ends[[token for token in ends if token < vocabulary]] = True
         self._may_complete = self._completing_tokens(vocabulary) if self._stop else None
 
-    def ended(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def ended(self, token_ids: IntArray) -> npt.NDArray[np.bool_]:
         """`(R,)` whether each of `(R,)` tokens is an end token."""
         return self._ends[token_ids]
 
-    def may_complete(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    def may_complete(self, token_ids: IntArray) -> npt.NDArray[np.intp]:
         """The rows whose newest token may have completed a stop string."""
         if self._may_complete is None:
             return np.empty(0, dtype=np.intp)
         return np.flatnonzero(self._may_complete[token_ids])
 
-    def has_stop(self, token_ids: Sequence[int] | npt.NDArray[np.int64]) -> bool:
+    def has_stop(self, token_ids: IntArray) -> bool:
         """Whether the text of a whole completion holds a stop string."""
-        text = self._encoder.decode([int(token) for token in token_ids])
+        text = self._encoder.decode(token_ids)
         return any(stop in text for stop in self._stop)
 
     def cut(self, text: str) -> str:

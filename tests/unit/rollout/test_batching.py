@@ -35,13 +35,28 @@ def test_a_row_larger_than_the_budget_goes_alone():
     assert batches_of([9], 2, 4, 5) == [[Row(0, 0)], [Row(0, 1)]]
 
 
-def test_what_the_next_group_needs_counts_the_rows_that_are_left_of_it():
-    waiting = WaitingRows([2, 5], group_size=3, new_tokens=4)
-    assert waiting.next_need == 3 * 6
-    waiting.take(12)
-    assert waiting.next_need == 1 * 6
-    waiting.take(6)
-    assert waiting.next_need == 3 * 9
+def test_groups_join_live_rows_where_they_fit_whole():
+    # Width 6: a budget of 60 holds ten rows.
+    waiting = WaitingRows([2, 2], group_size=3, new_tokens=4)
+    assert waiting.take(60, beside=8) == []
+    assert waiting.take(60, beside=7) == [Row(0, 0), Row(0, 1), Row(0, 2)]
+    assert waiting.take(60, beside=4) == [Row(1, 0), Row(1, 1), Row(1, 2)]
+
+
+def test_the_width_of_what_joins_is_that_of_all_rows():
+    # Width 9: the same budget holds six rows.
+    assert WaitingRows([5], group_size=3, new_tokens=4).take(60, beside=4) == []
+
+
+def test_nothing_joins_before_a_share_of_the_room_is_free():
+    waiting = WaitingRows([2], group_size=1, new_tokens=4)
+    assert waiting.take(60, beside=8, at_least=0.3) == []
+    assert waiting.take(60, beside=7, at_least=0.3) == [Row(0, 0)]
+
+
+def test_a_group_larger_than_the_budget_joins_in_parts():
+    waiting = WaitingRows([2], group_size=20, new_tokens=4)
+    assert [len(waiting.take(60, beside=beside)) for beside in (0, 6, 10, 7, 0)] == [10, 4, 0, 3, 3]
 
 
 @given(

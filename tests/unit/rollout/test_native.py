@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from bapo.errors import ModelError
 from bapo.rollout import native
-from bapo.rollout.cache import RowCache
 from bapo.rollout.native import kernels, why_no_kernels
 from bapo.rollout.native_decoder import NativeCache
 from bapo.types import Prompt
@@ -63,11 +62,9 @@ def test_what_is_not_a_number_stays_none():
 
 
 def prompts_of(layers, count, heads, width, size):
-    cache = RowCache()
-    for number in range(layers):
-        states = numbers(2, count, heads, width, size) + number
-        cache.update(states[0], states[1], number)
-    return cache
+    """Keys and values of each layer, `(count, heads, width, size)`."""
+    states = [numbers(2, count, heads, width, size) + number for number in range(layers)]
+    return [one[0] for one in states], [one[1] for one in states]
 
 
 def rotated(states, angles):
@@ -80,20 +77,38 @@ def rotated(states, angles):
 @pytest.mark.parametrize("size", [6, 16, 24, 32, 64, 128])
 @pytest.mark.parametrize(("heads", "key_heads"), [(2, 2), (4, 2), (3, 1)])
 def test_attention_is_that_of_float64_while_rows_come_and_go(size, heads, key_heads):
-    """Two layers, forty tokens: room is doubled twice, rows are moved, half of them leave."""
-    width, pads, prompt_of_row = 5, torch.tensor([0, 3, 1]), [0, 0, 1, 2, 2, 2]
-    prompts = prompts_of(2, 3, key_heads, width, size)
-    told = [(layer.keys.double(), layer.values.double()) for layer in prompts.layers]
-    cache = NativeCache(prompts, pads, prompt_of_row, 40, heads, torch.arange(size))
-    angles = torch.rand(64, size // 2, generator=torch.Generator().manual_seed(1)).double()
+    """Two layers, fifty tokens: room is doubled twice, rows leave, others join with new prompts."""
+    begun = {
+        0: (5, torch.tensor([0, 3, 1]), [0, 0, 1, 2, 2, 2]),
+        11: (8, torch.tensor([2, 0]), [1]),
+    }
+    left = {7: [5, 1, 2, 3, 4], 20: [5, 1, 2], 45: [5]}  # a last row takes the place of another
+    cache = NativeCache(2, (heads, key_heads, size), 50)
+    angles = torch.rand(80, size // 2, generator=torch.Generator().manual_seed(1)).double()
     table = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1).float().contiguous()
-    own = [[[] for _ in prompt_of_row] for _ in range(2)]
-    rows = list(range(6))
+    seen: list[list[list[tuple]]] = []  # of each row, layer and position: key and value
+    rows: list[int] = []
     generator = torch.Generator().manual_seed(2)
-    for token in range(40):
-        if token in (7, 20):  # the last row takes the place of the first
-            rows = [rows[-1], *rows[1:-1]]
-            cache.keep(len(rows), torch.tensor([0]), torch.tensor([len(rows)]))
+    for token in range(50):
+        if token in begun:
+            width, pads, prompt_of_row = begun[token]
+            keys, values = prompts_of(2, len(pads), key_heads, width, size)
+            cache.join(keys, values, pads, prompt_of_row)
+            rows += range(len(seen), len(seen) + len(prompt_of_row))
+            for prompt in prompt_of_row:
+                told = range(int(pads[prompt]), width)
+                seen.append(
+                    [
+                        [(k[prompt, :, at].double(), v[prompt, :, at].double()) for at in told]
+                        for k, v in zip(keys, values, strict=True)
+                    ]
+                )
+        if token in left:
+            after = [row for row in left[token] if row in rows] + [row for row in rows if row > 5]
+            targets = [place for place, row in enumerate(after) if rows[place] != row]
+            sources = [rows.index(after[place]) for place in targets]
+            cache.keep(len(after), torch.tensor(targets), torch.tensor(sources))
+            rows = after
         positions = torch.tensor([10 + row + token for row in rows])
         for number in range(2):
             qkv = torch.randn(len(rows), (heads + 2 * key_heads) * size, generator=generator)
@@ -103,16 +118,9 @@ def test_attention_is_that_of_float64_while_rows_come_and_go(size, heads, key_he
             for place, row in enumerate(rows):
                 turn = angles[positions[place]]
                 key = rotated(given[place, heads : heads + key_heads], turn)
-                own[number][row].append((key, given[place, heads + key_heads :]))
+                seen[row][number].append((key, given[place, heads + key_heads :]))
                 keys, values = (
-                    torch.cat(
-                        [of_prompt[prompt_of_row[row], :, pads[prompt_of_row[row]] :], mine], 1
-                    )
-                    for of_prompt, mine in zip(
-                        told[number],
-                        [torch.stack(one, dim=1) for one in zip(*own[number][row], strict=True)],
-                        strict=True,
-                    )
+                    torch.stack(one, dim=1) for one in zip(*seen[row][number], strict=True)
                 )
                 queries = rotated(given[place, :heads], turn).view(key_heads, -1, size)
                 exact = torch.softmax(queries @ keys.transpose(1, 2), -1) @ values
@@ -312,7 +320,8 @@ def test_what_c_would_misread_is_not_handed_over():
 
 @needs_compiler
 def test_a_row_without_room_for_its_newest_token_is_not_attended():
-    cache = NativeCache(prompts_of(1, 1, 1, 3, 4), torch.tensor([0]), [0], 1, 1, torch.arange(4))
+    cache = NativeCache(1, (1, 1, 4), 1)
+    cache.join(*prompts_of(1, 1, 1, 3, 4), torch.tensor([0]), [0])
     arguments = (torch.ones(1, 12), torch.ones(2, 4), torch.tensor([1]), torch.empty(1, 4))
     kernels().attend(cache.layer(0), *arguments)
     cache.advance()
@@ -323,20 +332,30 @@ def test_a_row_without_room_for_its_newest_token_is_not_attended():
 @needs_compiler
 def test_prompts_that_no_row_continues_are_let_go_and_the_others_found_again():
     pads, heads, size = torch.tensor([0, 2, 1, 0]), 2, 4
-    whole, left = (
-        NativeCache(prompts_of(2, 4, 1, 5, size), pads, rows, 4, heads, torch.arange(size))
-        for rows in ([0, 1, 2, 3], [3, 1])
-    )
-    whole.keep(2, torch.tensor([0]), torch.tensor([3]))
-    assert [len(states) for states in whole._prompt_keys + whole._prompt_values] == [2] * 4
-    assert whole._prompt.tolist() == [1, 0]
+    caches = []
+    for rows in ([0, 1, 2, 3], [3, 1]):
+        caches.append(NativeCache(2, (heads, heads, size), 4))
+        caches[-1].join(*prompts_of(2, 4, heads, 5, size), pads, rows)
+    caches[0].keep(2, torch.tensor([0]), torch.tensor([3]))
+    assert [len(one) for layer in caches[0]._prompts for one in layer] == [2 * heads * 5] * 4
     table, positions = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
     found = []
-    for cache in (whole, left):
+    for cache in caches:
         out = torch.empty(2, heads * size)
-        kernels().attend(cache.layer(1), numbers(2, (heads + 2) * size), table, positions, out)
+        kernels().attend(cache.layer(1), numbers(2, 3 * heads * size), table, positions, out)
         found.append(out)
     assert torch.equal(*found)
+
+
+@needs_compiler
+def test_the_room_of_rows_that_ended_is_given_to_rows_that_join():
+    cache = NativeCache(1, (1, 1, 4), 8)
+    cache.join(*prompts_of(1, 4, 1, 3, 4), torch.zeros(4, dtype=torch.int64), [0, 1, 2, 3])
+    cache.keep(3, torch.tensor([1]), torch.tensor([3]))
+    before = cache._own[0][0].data_ptr()
+    cache.join(*prompts_of(1, 1, 1, 5, 4), torch.tensor([0]), [0])
+    assert cache._own[0][0].data_ptr() == before
+    assert sorted(cache._of_row["place"].tolist()) == [0, 1, 2, 3]
 
 
 @needs_compiler

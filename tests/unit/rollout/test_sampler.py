@@ -9,8 +9,8 @@ from bapo.errors import DataError, ModelError, RunStoppedError
 from bapo.rollout.decoder import TokenDecoder, supports
 from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.loading import Policy
+from bapo.rollout.module_decoder import ModuleDecoder
 from bapo.rollout.native import why_no_kernels
-from bapo.rollout.sampler import Sampler
 from bapo.types import FinishReason, Prompt, Rollout
 from tests.rollout_models import (
     ARCHITECTURES,
@@ -128,17 +128,24 @@ def test_the_default_number_type_of_torch_changes_no_completion(decoder):
 @pytest.mark.parametrize("decoder", BY_HAND)
 @pytest.mark.parametrize("name", FAST_ARCHITECTURES)
 def test_the_hand_written_decoder_gives_the_results_of_the_model_itself(name, decoder):
-    policy = with_uneven_vectors(tiny_policy(name.split()[0], **FAST_ARCHITECTURES[name]))
-    assert supports(policy.model)
-    fast, slow = (
-        sample(tiny_engine(policy, max_new_tokens=40, decoder=by), group_size=8)
-        for by in (decoder, "module")
-    )
-    assert tokens(fast) == tokens(slow)
-    # The module's own log-probabilities are up to 1.4e-5 from the exact ones here.
-    own, of_module = errors(policy, fast), errors(policy, slow)
-    assert own.mean() < 1.2 * of_module.mean()
-    assert own.max() < 2 * of_module.max()
+    different, own, of_module = 0, [], []
+    for seed in range(3):
+        changes = FAST_ARCHITECTURES[name] | {"seed": seed}
+        policy = with_uneven_vectors(tiny_policy(name.split()[0], **changes))
+        assert supports(policy.model)
+        fast, slow = (
+            sample(tiny_engine(policy, max_new_tokens=40, decoder=by), group_size=8)
+            for by in (decoder, "module")
+        )
+        for one, other in zip(tokens(fast), tokens(slow), strict=True):
+            different += sum(left != right for left, right in zip(one, other, strict=True))
+        own.append(errors(policy, fast))
+        of_module.append(errors(policy, slow))
+    # A random number may lie where rounding decides: once in some 200,000 tokens.
+    assert different <= 1
+    # The module's own log-probabilities are up to 2.1e-5 from the exact ones here.
+    assert np.concatenate(own).mean() < 1.2 * np.concatenate(of_module).mean()
+    assert np.concatenate(own).max() < 2 * np.concatenate(of_module).max()
 
 
 @pytest.mark.parametrize("name", ["gemma", "gemma3_text", "phi", "mistral", "gpt2"])
@@ -193,31 +200,29 @@ def test_dropping_ended_rows_changes_no_result():
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[int]:
-    """How many rows went through the hand-written decoder, a number for each of its steps."""
-    step = TokenDecoder.step
+    """How many rows went through the model, a number for each token step."""
     rows: list[int] = []
+    for kind in (TokenDecoder, ModuleDecoder):
 
-    def counted(self, caches, tokens, positions):
-        rows.append(len(tokens))
-        return step(self, caches, tokens, positions)
+        def counted(self, store, tokens, positions, step=kind.step):
+            rows.append(len(tokens))
+            return step(self, store, tokens, positions)
 
-    monkeypatch.setattr(TokenDecoder, "step", counted)
+        monkeypatch.setattr(kind, "step", counted)
     return rows
 
 
 @pytest.fixture
 def prefilled(monkeypatch) -> list[int]:
-    """How many tokens of prompts, padding aside, went through the module in each call."""
-    forward = Sampler._forward
+    """How many tokens of prompts, padding aside, went through the model each time rows began."""
     tokens: list[int] = []
+    for kind in (TokenDecoder, ModuleDecoder):
 
-    def counted(self, ids, positions, cache, shown=None):
-        if cache.get_seq_length() == 0:
-            mask = cache.mask
-            tokens.append(ids.numel() if mask is None else int(mask[:, : ids.shape[1]].sum()))
-        return forward(self, ids, positions, cache, shown)
+        def counted(self, store, prompts, prompt_of_row, join=kind.join):
+            tokens.append(prompts.ids.numel() - int(prompts.pads.sum()))
+            return join(self, store, prompts, prompt_of_row)
 
-    monkeypatch.setattr(Sampler, "_forward", counted)
+        monkeypatch.setattr(kind, "join", counted)
     return tokens
 
 
@@ -234,24 +239,39 @@ def test_dropping_ended_rows_saves_decoded_tokens(decoded):
     assert sum(decoded) > 2 * made
 
 
-def test_waiting_prompts_join_as_rows_end_and_change_no_result(prefilled, decoded):
-    policy = tiny_policy()
+@pytest.mark.parametrize(
+    ("architecture", "decoder"),
+    [(name, "module") for name in ARCHITECTURES] + [("llama", by) for by in BY_HAND],
+)
+def test_waiting_prompts_join_as_rows_end_and_change_no_result(
+    prefilled, decoded, architecture, decoder
+):
+    policy = tiny_policy(architecture)
     prompts = [Prompt(f"q{number}", TEXTS[number % 5], {}) for number in range(40)]
-    results, steps, counts = [], [], []
+    results, steps, read, most = [], [], [], []
     for refill in (True, False):
         # A row of the shortest prompt needs 41 positions: at most 24 of the 160 rows fit.
         engine = tiny_engine(
-            policy, max_new_tokens=40, token_budget=1000, compact_below=1.0, refill=refill
+            policy,
+            max_new_tokens=40,
+            token_budget=1000,
+            compact_below=1.0,
+            decoder=decoder,
+            refill=refill,
+            stop=("1", "4"),
         )
-        results.append(sample(engine, prompts))
+        # At this temperature completions have all lengths, whatever the model.
+        results.append(sample(engine, prompts, temperature=2.0))
         steps.append(len(decoded))
-        assert max(decoded) <= 24
-        counts.append((sum(prefilled), sum(decoded)))
+        most.append(max(decoded))
+        read.append(sum(prefilled))
         prefilled.clear()
         decoded.clear()
     assert same_completions(*results)
-    assert steps[0] < 0.7 * steps[1]
-    assert counts[0] == counts[1]
+    assert steps[0] < 0.6 * steps[1]
+    assert max(most) <= 24
+    # No group is split by joining, so that no prompt is read more often.
+    assert read[0] == read[1]
 
 
 def test_the_groups_of_a_prompt_are_handed_over_as_soon_as_they_are_whole():
