@@ -54,9 +54,10 @@ def test_nothing_joins_before_a_share_of_the_room_is_free():
     assert waiting.take(60, beside=7, at_least=0.3) == [Row(0, 0)]
 
 
-def test_a_group_larger_than_the_budget_joins_in_parts():
-    waiting = WaitingRows([2], group_size=20, new_tokens=4)
-    assert [len(waiting.take(60, beside=beside)) for beside in (0, 6, 10, 7, 0)] == [10, 4, 0, 3, 3]
+def test_a_group_larger_than_the_budget_joins_in_parts_until_the_rest_fits_whole():
+    waiting = WaitingRows([2], group_size=25, new_tokens=4)
+    taken = [len(waiting.take(60, beside=beside)) for beside in (0, 6, 10, 7, 4, 2)]
+    assert taken == [10, 4, 0, 3, 0, 8]
 
 
 @given(
