@@ -253,7 +253,7 @@ class RolloutSettings:
     )
     refill: bool = setting(
         True,
-        "waiting prompts join a batch as rows end (where token steps are by hand), and retried "
+        "waiting prompts join a batch as rows end, and retried "
         "prompts are sampled with fresh ones where the weights are the same",
     )
     decoder: str = setting(

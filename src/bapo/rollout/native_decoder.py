@@ -24,11 +24,11 @@ class NativeCache:
     """Keys and values of the rows: each prompt's once, each completion's own beside it.
 
     Life cycle: made empty; `join` adds prompts and rows; `layer` is asked for once per layer and
-    token, then `advance`; `keep` drops rows that have ended. A row's own keys stay at one place
-    while it lives, wherever the row itself stands, and a row that joins later gets its place. Room
-    for a row's own tokens is doubled when it is full, so that what is read lies close together and
-    short completions do not pay for long ones; half of the rows gone, their places are given back,
-    and with them the prompts that no row is left of.
+    token, then `advance`; `keep` drops rows that have ended. A row's own keys stay where they are
+    when the row itself is moved, and a row that joins later gets the place of one that has left.
+    Room for a row's own tokens is doubled when it is full, so that what is read lies close together
+    and short completions do not pay for long ones; free places are given back then, and prompts
+    that no row is left of then and when others join.
     """
 
     def __init__(self, layers: int, shape: tuple[int, int, int], new_tokens: int) -> None:
@@ -69,6 +69,7 @@ class NativeCache:
         prompt_of_row: Sequence[int],
     ) -> None:
         """Adds rows that continue prompts; see `DecoderCache.join`."""
+        self._drop_prompts()
         width, prompt = keys[0].shape[2], torch.tensor(prompt_of_row, dtype=torch.int64)
         joining = {
             "place": self._free_places(len(prompt)),
@@ -90,8 +91,11 @@ class NativeCache:
         self._of_row["own"] += 1
         self._longest += 1
         if self._longest == self._capacity < self._most:
-            self._move(self._places, min(2 * self._capacity, self._most))
-        self._describe()
+            self._move(self.rows, min(2 * self._capacity, self._most))
+            self._drop_prompts()
+            self._describe()
+        for struct in self._structs:
+            struct.longest = self._longest
 
     def keep(self, rows: int, targets: Tensor, sources: Tensor) -> None:
         """Drops all but `rows` rows, after copying rows `sources` over rows `targets`."""
@@ -99,9 +103,6 @@ class NativeCache:
             line[targets] = line[sources]
             self._of_row[name] = line[:rows]
         self._longest = int(self._of_row["own"].max()) if rows else 0
-        if 2 * rows <= self._places:
-            self._move(rows, self._capacity)
-            self._drop_prompts()
         self._describe()
 
     def _free_places(self, count: int) -> Tensor:

@@ -337,12 +337,13 @@ def test_prompts_that_no_row_continues_are_let_go_and_the_others_found_again():
         caches.append(NativeCache(2, (heads, heads, size), 4))
         caches[-1].join(*prompts_of(2, 4, heads, 5, size), pads, rows)
     caches[0].keep(2, torch.tensor([0]), torch.tensor([3]))
-    assert [len(one) for layer in caches[0]._prompts for one in layer] == [2 * heads * 5] * 4
-    table, positions = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
+    table, positions = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.zeros(3, dtype=torch.int64)
     found = []
     for cache in caches:
-        out = torch.empty(2, heads * size)
-        kernels().attend(cache.layer(1), numbers(2, 3 * heads * size), table, positions, out)
+        cache.join(*prompts_of(2, 1, heads, 7, size), torch.tensor([1]), [0])
+        assert [len(one) for layer in caches[0]._prompts for one in layer] == [heads * 17] * 4
+        out = torch.empty(3, heads * size)
+        kernels().attend(cache.layer(1), numbers(3, 3 * heads * size), table, positions, out)
         found.append(out)
     assert torch.equal(*found)
 
