@@ -2,7 +2,8 @@
 
 Run from the repository: `python -m benchmarks.sampler_vs_generate`. Both sample the same number of
 rows, from left-padded prompts of several lengths, until the end token or the limit; a random model
-ends its completions at mixed lengths. The two alternate within one process, so that a busy machine
+ends its completions at mixed lengths. With `--rows` only so many completions run at once, as where
+memory is short: `generate` takes them batch by batch, and ours begin as others end. The two alternate within one process, so that a busy machine
 slows both; what counts is the ratio of tokens per second, not either number.
 """
 
@@ -43,7 +44,14 @@ def main() -> None:
         Prompt(f"p{number}", "".join(generator.choice(list("0123456789 "), size=size)), {})
         for number, size in enumerate(generator.integers(8, 15, size=arguments.groups))
     ]
-    settings = RolloutSettings(max_new_tokens=arguments.new_tokens, decoder=arguments.decoder)
+    widest = max(len(prompt.content) for prompt in prompts)
+    rows = arguments.rows or arguments.groups * arguments.group_size
+    settings = RolloutSettings(
+        max_new_tokens=arguments.new_tokens,
+        decoder=arguments.decoder,
+        token_budget=rows * (widest + arguments.new_tokens),
+        refill=arguments.refill,
+    )
     encoder = PromptEncoder(tokenizer, 1024, None, arguments.new_tokens)
     engine = EmbeddedEngine(model, encoder, settings)
     engine.publish(0, dict(model.named_parameters()), share=True)
@@ -88,6 +96,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--rows", type=int, default=0, help="completions that either side runs at once; 0 for all"
+    )
+    parser.add_argument(
+        "--refill",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether waiting prompts join as completions end",
+    )
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves them")
     parser.add_argument("--device", default="cpu")
     decoders = ["auto", "native", "torch", "module"]
@@ -132,13 +149,20 @@ def _generate(
     extra: dict[str, Any],
 ) -> Callable[[int], int]:
     texts = [prompt.content for prompt in prompts for _ in range(arguments.group_size)]
-    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
-    batch = {name: batch[name].to(arguments.device) for name in ("input_ids", "attention_mask")}
-    width = batch["input_ids"].shape[1]
+    rows = arguments.rows or len(texts)
+    batches = []
+    for start in range(0, len(texts), rows):
+        own = texts[start : start + rows]
+        encoded = tokenizer(own, return_tensors="pt", padding=True, padding_side="left")
+        names = ("input_ids", "attention_mask")
+        batches.append({name: encoded[name].to(arguments.device) for name in names})
 
     @torch.inference_mode()
     def run(number: int) -> int:
         torch.manual_seed(number)
+        return sum(of_batch(batch) for batch in batches)
+
+    def of_batch(batch: dict[str, torch.Tensor]) -> int:
         generate: Any = model.generate
         output = generate(
             **batch,
@@ -150,7 +174,7 @@ def _generate(
             eos_token_id=END,
             pad_token_id=0,
             **extra,
-        )[:, width:]
+        )[:, batch["input_ids"].shape[1] :]
         ended = (output == END).int().cumsum(dim=1)
         before_or_at_end = (ended == 0) | ((ended == 1) & (output == END))
         return int(before_or_at_end.sum())
@@ -174,7 +198,7 @@ def _report(
     print(
         f"{arguments.architecture}, {parameters / 1e6:.2f} M parameters, "
         f"{arguments.groups} prompts x {arguments.group_size}, "
-        f"up to {arguments.new_tokens} tokens, {torch.get_num_threads()} threads, "
+        f"{arguments.rows or 'all'} at once, up to {arguments.new_tokens} tokens, {torch.get_num_threads()} threads, "
         f"{arguments.repeats} repeats"
     )
     for name, column in (("sampler", 0), ("generate", 1)):
