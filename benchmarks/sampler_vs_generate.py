@@ -3,8 +3,9 @@
 Run from the repository: `python -m benchmarks.sampler_vs_generate`. Both sample the same number of
 rows, from left-padded prompts of several lengths, until the end token or the limit; a random model
 ends its completions at mixed lengths. With `--rows` only so many completions run at once, as where
-memory is short: `generate` takes them batch by batch, and ours begin as others end. The two alternate within one process, so that a busy machine
-slows both; what counts is the ratio of tokens per second, not either number.
+memory is short: `generate` takes them batch by batch, and ours begin as others end. The two
+alternate within one process, so that a busy machine slows both; what counts is the ratio of tokens
+per second, not either number.
 """
 
 import argparse
@@ -198,7 +199,8 @@ def _report(
     print(
         f"{arguments.architecture}, {parameters / 1e6:.2f} M parameters, "
         f"{arguments.groups} prompts x {arguments.group_size}, "
-        f"{arguments.rows or 'all'} at once, up to {arguments.new_tokens} tokens, {torch.get_num_threads()} threads, "
+        f"{arguments.rows or 'all'} at once, up to {arguments.new_tokens} tokens, "
+        f"{torch.get_num_threads()} threads, "
         f"{arguments.repeats} repeats"
     )
     for name, column in (("sampler", 0), ("generate", 1)):

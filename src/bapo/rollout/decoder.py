@@ -28,6 +28,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from bapo.rollout.batching import PromptBatch
+from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.live import RowStore
 
 _KNOWN_MODELS = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -154,6 +155,8 @@ class TokenDecoder(ABC, Generic[C]):
     call of the sampler.
     """
 
+    joins = True
+
     def __init__(self, model: PreTrainedModel, widest: int, new_tokens: int) -> None:
         """Prepares the weights.
 
@@ -214,6 +217,10 @@ class TokenDecoder(ABC, Generic[C]):
             self._finish(layer, space)
         store.advance()
         return torch.mm(self._norm(space), self._head)
+
+    def draw(self, logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draws a token for every row; see `draw_tokens`."""
+        return draw_tokens(logits, uniforms, temperature)
 
     def _read(self, ids: Tensor, pads: Tensor, positions: Tensor, states: Tensor) -> Tensor:
         """Runs `(N, P)` prompts.

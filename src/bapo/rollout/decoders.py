@@ -19,7 +19,13 @@ _BY_HAND = {"native": NativeDecoder, "torch": TorchDecoder}
 
 
 class Decoder(Protocol):
-    """Runs prompts and tokens through a model's weights as they were when it was made."""
+    """Runs prompts and tokens through a model's weights as they were when it was made.
+
+    Attributes:
+        joins: Whether rows may join others that are live.
+    """
+
+    joins: bool
 
     def store(self) -> RowStore:
         """A cache without rows."""
@@ -49,6 +55,10 @@ class Decoder(Protocol):
         Returns:
             `(R, V)` logits.
         """
+        ...
+
+    def draw(self, logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draws a token for every row; see `draw_tokens`."""
         ...
 
 

@@ -22,40 +22,25 @@ _SLOW_PRODUCT = 400
 
 
 class GroupCache:
-    """The cache of the rows in the hand-written decoder (`bapo.rollout.torch_decoder`).
+    """The cache of the rows in `bapo.rollout.torch_decoder`.
 
-    Life cycle: made empty; `join` adds prompts and rows; `append` and `attend` are called once per
-    layer and token, then `advance`; `keep` drops rows that have ended, and with them prompts that
-    no row is left of. All rows write the same column of their own keys; what stands before a row's
-    first is hidden from it. Rows stand in any order; where the attention over prompts needs them
-    group by group, they are gathered through an index that `join` and `keep` make anew.
+    Life cycle: made empty; `join` takes prompts and rows, once no others are left; `append` and
+    `attend` are called once per layer and token, then `advance`; `keep` drops rows that have ended,
+    and with them prompts that no row is left of. Rows stand in any order; where the attention over
+    prompts needs them group by group, they are gathered through an index that `keep` makes anew.
     """
 
-    def __init__(self, layers: int, shape: tuple[int, int, int], new_tokens: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], new_tokens: int) -> None:
         """Makes a cache without rows.
 
         Args:
-            layers: Of the model.
             shape: Query heads, key heads (a divisor of them), numbers in a key.
             new_tokens: Tokens of its own that a row may come to hold.
         """
         self._heads, self._key_heads, self._size = shape
-        self._narrowest = 1 + _SLOW_PRODUCT // self._size
-        self._capacity = max(new_tokens, self._narrowest)
-        self._prompt = np.empty(0, dtype=np.int64)
-        self._first = np.empty(0, dtype=np.int64)
-        self._pads = torch.empty(0, dtype=torch.int64)
-        self._width = self.length = 0
-        # In the keys' own number type, whatever torch's default is.
-        empty = torch.empty((0, self._size, 0), dtype=torch.float32)
-        self._prompt_keys, self._prompt_values = [empty] * layers, [empty.mT] * layers
-        own = empty.new_empty((0, self._key_heads, 0, self._size))
-        self._keys, self._values = [own] * layers, [own] * layers
-
-    @property
-    def rows(self) -> int:
-        """Rows that are held."""
-        return len(self._prompt)
+        self._capacity = new_tokens
+        self._narrowest = min(new_tokens, 1 + _SLOW_PRODUCT // self._size)
+        self.rows = self.length = 0
 
     def join(
         self,
@@ -64,23 +49,28 @@ class GroupCache:
         pads: Tensor,
         prompt_of_row: Sequence[int],
     ) -> None:
-        """Adds rows that continue prompts; see `DecoderCache.join`."""
-        rows, count = self.rows, len(self._pads)
-        width = max(self._width, keys[0].shape[2])
-        for number, (own_keys, own_values) in enumerate(zip(keys, values, strict=True)):
-            told, said = own_keys.mT.flatten(0, 1), own_values.flatten(0, 1)
-            parts = (self._prompt_keys[number], told)
-            self._prompt_keys[number] = torch.cat([_padded(one, width, 2) for one in parts])
-            parts = (self._prompt_values[number], said)
-            self._prompt_values[number] = torch.cat([_padded(one, width, 1) for one in parts])
-        newest = pads + (width - keys[0].shape[2])
-        self._pads = torch.cat((self._pads + (width - self._width), newest))
-        self._width = width
-        joining = count + np.asarray(prompt_of_row, dtype=np.int64)
-        self._resize(rows + len(joining))
-        self._first = np.concatenate((self._first, np.full(len(joining), self.length)))
-        self._prompt = np.concatenate((self._prompt, joining))
+        """Takes the first rows; see `DecoderCache.join`."""
+        assert not self.rows
+        self.rows, self.length = len(prompt_of_row), 0
+        self._prompt = np.asarray(prompt_of_row, dtype=np.int64)
+        self._count, _, self._width, _ = keys[0].shape
+        # In the keys' own number type, whatever torch's default is.
+        shape = (self.rows * self._heads, self._narrowest)
+        self._nothing = keys[0].new_full(shape, float("-inf"))
+        self._prompt_keys = [states.mT.flatten(0, 1) for states in keys]
+        self._prompt_values = [states.flatten(0, 1) for states in values]
+        self._keys = [self._own(states) for states in keys]
+        self._values = [self._own(states) for states in values]
+        hidden = torch.arange(self._width) < pads[:, None]
+        bias = self._nothing.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        self._bias = self._by_head(bias) if bool(hidden.any()) else None
         self._index()
+
+    def _own(self, states: Tensor) -> Tensor:
+        """Room for what the rows come to hold."""
+        own = states.new_empty((self.rows, self._key_heads, self._capacity, self._size))
+        own[:, :, : self._narrowest] = 0.0
+        return own
 
     def append(self, layer: int, keys: Tensor, rotation: Tensor, values: Tensor) -> None:
         """Writes the newest token's keys, rotated on the way, and values.
@@ -114,8 +104,6 @@ class GroupCache:
             to_prompt = torch.baddbmm(self._bias, by_prompt, keys)
         by_row = queries.view(flat, -1, self._size)
         to_own = torch.bmm(by_row, own_keys.transpose(1, 2)).view(-1, own_length)
-        if self._hidden is not None:
-            to_own.masked_fill_(self._hidden[:, :own_length], float("-inf"))
         parts = [to_prompt.view(-1, self._width).index_select(0, self._scatter), to_own]
         if own_length < self._narrowest:
             parts.append(self._nothing[: len(queries), own_length:])
@@ -128,86 +116,64 @@ class GroupCache:
         torch.baddbmm(mixed, of_own, own_values, out=out.view_as(by_row))
 
     def advance(self) -> None:
-        """Counts the token whose keys every layer now holds, and makes room for the next."""
+        """Counts the token whose keys every layer now holds."""
         self.length += 1
-        if self.length == self._capacity:
-            self._resize(self.rows)
-            self._index()
 
     def keep(self, rows: int, targets: Tensor, sources: Tensor) -> None:
         """Drops all but `rows` rows, after copying rows `sources` over rows `targets`."""
-        for states in (*self._keys, *self._values):
-            used = states[:, :, : self.length]
-            used.index_copy_(0, targets, used.index_select(0, sources))
-        for states in (self._prompt, self._first):
-            states[targets.numpy()] = states[sources.numpy()]
-        self._prompt, self._first = self._prompt[:rows], self._first[:rows]
-        if 2 * rows <= len(self._keys[0]):
-            self._resize(rows)
-        self._drop_prompts()
-        self._index()
-
-    def _resize(self, room: int) -> None:
-        """Makes other arrays for so many rows' own keys, without the columns that no row sees."""
-        rows = self.rows
-        start = int(self._first.min()) if rows else self.length
-        span = self.length - start
+        shrink = 2 * rows <= len(self._keys[0])
+        filled = max(self.length, self._narrowest)
         for held in (self._keys, self._values):
             for number, states in enumerate(held):
-                other = states.new_empty((room, self._key_heads, self._capacity, self._size))
-                # What a row does not see must be finite all the same.
-                other[:, :, : max(span, self._narrowest)] = 0.0
-                other[:rows, :, :span] = states[:rows, :, start : self.length]
-                held[number] = other
-        self._first, self.length = self._first - start, span
+                used = states[:, :, :filled]
+                used.index_copy_(0, targets, used.index_select(0, sources))
+                if shrink:  # what a completion may still come to is not copied
+                    smaller = states.new_empty((rows, *states.shape[1:]))
+                    smaller[:, :, :filled] = used[:rows]
+                    held[number] = smaller
+        self._prompt[targets.numpy()] = self._prompt[sources.numpy()]
+        self._prompt = self._prompt[:rows]
+        self.rows = rows
+        if rows:
+            self._drop_prompts()
+            self._index()
 
     def _drop_prompts(self) -> None:
         """Lets prompts go that no row continues, once they are a quarter of those held."""
         left, numbers = np.unique(self._prompt, return_inverse=True)
-        if 4 * len(left) > 3 * len(self._pads):
+        if 4 * len(left) > 3 * self._count:
             return
         kept = torch.from_numpy(left)
-        for tensors in (self._prompt_keys, self._prompt_values):
+        held = [self._prompt_keys, self._prompt_values]
+        for tensors in held:
             for number, states in enumerate(tensors):
-                by_prompt = states.unflatten(0, (len(self._pads), self._key_heads))
+                by_prompt = states.unflatten(0, (self._count, self._key_heads))
                 tensors[number] = by_prompt.index_select(0, kept).flatten(0, 1)
-        self._pads, self._prompt = self._pads[kept], numbers.astype(np.int64)
+        if self._bias is not None:
+            by_prompt = self._bias.unflatten(0, (self._count, self._key_heads))
+            self._bias = by_prompt.index_select(0, kept).flatten(0, 1)
+        self._count, self._prompt = len(left), numbers.astype(np.int64)
 
     def _index(self) -> None:
         """Where each row and head stands in a grid of prompts x key heads x rows x query heads.
 
-        A grid place without a row repeats row 0; what is worked out there is never read. Made with
-        it: what hides padding before the prompts and columns before the rows' first.
+        A grid place without a row repeats row 0; what is worked out there is never read.
         """
-        if not self.rows:
-            return
-        heads, key_heads, count = self._heads, self._key_heads, len(self._pads)
+        heads, key_heads = self._heads, self._key_heads
         place, most = _places(self._prompt)
         key_head, query = np.divmod(np.arange(heads), heads // key_heads)
-        grid = (count, key_heads, most, heads // key_heads)
+        grid = (self._count, key_heads, most, heads // key_heads)
         inside = np.ravel_multi_index(
             (self._prompt[:, None], key_head[None], place[:, None], query[None]), grid
         )
         gather = np.zeros(int(np.prod(grid)), dtype=np.int64)
         gather[inside.ravel()] = np.arange(inside.size)
         self._gather, self._scatter = torch.from_numpy(gather), torch.from_numpy(inside.ravel())
-        self._grid = (count * key_heads, most * (heads // key_heads))
-        nothing = self._keys[0].new_full((1, 1), float("-inf"))
-        self._nothing = nothing.expand(self.rows * heads, self._narrowest)
-        self._bias = self._hidden = None
-        if bool(self._pads.any()):
-            hidden = torch.arange(self._width) < self._pads.repeat_interleave(key_heads)[:, None]
-            self._bias = torch.where(hidden, nothing, 0.0)[:, None]
-        if self._first.any():
-            first = torch.from_numpy(self._first).repeat_interleave(heads)
-            self._hidden = torch.arange(self._keys[0].shape[2]) < first[:, None]
+        self._grid = (self._count * key_heads, most * (heads // key_heads))
 
-
-def _padded(states: Tensor, width: int, axis: int) -> Tensor:
-    """Padded with zeros on the left of an axis."""
-    missing = list(states.shape)
-    missing[axis] = width - missing[axis]
-    return torch.cat((states.new_zeros(missing), states), dim=axis)
+    def _by_head(self, states: Tensor) -> Tensor:
+        """`(N, P)` as `(N * Hk, 1, P)`."""
+        return states[:, None].expand(-1, self._key_heads, -1).flatten(0, 1)[:, None]
 
 
 def _places(prompt: _Numbers) -> tuple[_Numbers, int]:

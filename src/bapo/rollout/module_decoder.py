@@ -9,11 +9,14 @@ from transformers import PreTrainedModel
 
 from bapo.rollout.batching import PromptBatch
 from bapo.rollout.cache import RowCache
+from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.pictures import PictureInputs
 
 
 class ModuleDecoder:
     """Runs prompts and tokens through the model's forward method."""
+
+    joins = True
 
     def __init__(self, model: PreTrainedModel, new_tokens: int, *, reads_pictures: bool) -> None:
         """Makes a decoder.
@@ -45,6 +48,10 @@ class ModuleDecoder:
         """Runs the newest token of every row; see `Decoder.step`."""
         store.make_room()
         return self._forward(tokens[:, None], positions[:, None], store)
+
+    def draw(self, logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draws a token for every row; see `draw_tokens`."""
+        return draw_tokens(logits, uniforms, temperature)
 
     def _forward(
         self, ids: Tensor, positions: Tensor, cache: RowCache, shown: PictureInputs | None = None

@@ -169,6 +169,10 @@ class NativeDecoder(TokenDecoder[NativeCache]):
         shape = (self._heads, self._key_heads, self._size)
         return NativeCache(len(self._layers), shape, self._new_tokens)
 
+    def draw(self, logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draws a token for every row; see `Kernels.draw`."""
+        return self._kernels.draw(logits, uniforms, temperature)
+
     def _turns(self, positions: Tensor) -> Tensor:
         """`(R,)` places in the table of rotations."""
         return positions

@@ -22,7 +22,6 @@ from bapo.config.settings import RolloutSettings
 from bapo.errors import ModelError, RunStoppedError
 from bapo.rollout.batching import PromptBatch, Row, WaitingRows, pad_left
 from bapo.rollout.decoders import Decoder, decoder_of, made_decoder
-from bapo.rollout.drawing import draw_tokens
 from bapo.rollout.encoding import PromptEncoder
 from bapo.rollout.live import Ended, LiveBatch
 from bapo.rollout.loading import end_token_ids
@@ -32,8 +31,8 @@ from bapo.types import Completion, FinishReason, ImageReference, IntArray
 # Rows are dropped once the live ones are less than this share of the batch; 0 never drops any.
 COMPACT_BELOW = 0.95
 # Waiting prompts join once this share of the room for rows is free; each joining costs a pass of
-# the prompts through the model, and where keys are not held by row it moves those of all rows.
-_REFILL_SHARE = 0.25
+# the prompts through the model, and the module's cache is moved as a whole.
+_REFILL_SHARE = 0.5
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
 OnGroup = Callable[[int, list[Completion]], None]
@@ -119,9 +118,9 @@ class Sampler:
         groups = _Groups(len(keys[0]), self._completions, on_group)
         batch = LiveBatch(decoder.store(), new_tokens)
         while waiting or batch.size:
-            if rows := self._beginning(waiting, batch):
+            if rows := self._beginning(waiting, batch, joins=decoder.joins):
                 self._begin(batch, rows, prompts, keys, decoder, images)
-            tokens, logps = draw_tokens(batch.logits, batch.uniforms(), temperature)
+            tokens, logps = decoder.draw(batch.logits, batch.uniforms(), temperature)
             batch.record(tokens.numpy(force=True), logps.numpy(force=True))
             groups.add(batch.end(self._stopped(batch)))
             if batch.needs_drop(self._compact_below):
@@ -129,12 +128,12 @@ class Sampler:
             if batch.size:
                 batch.logits = decoder.step(batch.store, tokens, batch.positions)
 
-    def _beginning(self, waiting: WaitingRows, batch: LiveBatch) -> list[Row]:
+    def _beginning(self, waiting: WaitingRows, batch: LiveBatch, *, joins: bool) -> list[Row]:
         """The rows that begin at this token, first ones or such as join others."""
         budget = self._settings.token_budget
         if not batch.size:
             return waiting.take(budget)
-        if not waiting or not self._settings.refill:
+        if not waiting or not (joins and self._settings.refill):
             return []
         return waiting.take(budget, beside=batch.size, at_least=_REFILL_SHARE)
 
