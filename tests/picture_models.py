@@ -140,9 +140,13 @@ def loaded_picture_policy(folder: Path, architecture: str) -> Policy:
     return load_policy(ModelSettings(path=path, device="cpu"))
 
 
-def picture_engine(policy: Policy, *, max_new_tokens: int = 8) -> EmbeddedEngine:
+def picture_engine(
+    policy: Policy, *, max_new_tokens: int = 8, token_budget: int = 32768
+) -> EmbeddedEngine:
     """An engine that holds the policy's weights as version 0 and opens all kinds of pictures."""
-    settings = RolloutSettings(max_new_tokens=max_new_tokens, max_prompt_tokens=200)
+    settings = RolloutSettings(
+        max_new_tokens=max_new_tokens, max_prompt_tokens=200, token_budget=token_budget
+    )
     engine = EmbeddedEngine.of_policy(policy, settings, open_image=open_image)
     engine.publish(0, dict(policy.model.named_parameters()))
     return engine

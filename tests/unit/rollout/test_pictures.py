@@ -8,6 +8,7 @@ import torch
 
 from bapo.errors import DataError, ModelError
 from bapo.rollout import PictureReader, ScoreRow
+from bapo.rollout.module_decoder import ModuleDecoder
 from bapo.rollout.processors import picture_token_ids
 from bapo.tasks import open_image
 from bapo.types import IMAGE_MARK, ImageKind, ImageReference, Prompt
@@ -25,8 +26,10 @@ def policy(request, tmp_path_factory):
     return loaded_picture_policy(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def sampled(engine, prompts, group_size=3):
-    return engine.sample(prompts, version=0, group_size=group_size, step=1, seed=0, temperature=0.9)
+def sampled(engine, prompts, group_size=3, temperature=0.9):
+    return engine.sample(
+        prompts, version=0, group_size=group_size, step=1, seed=0, temperature=temperature
+    )
 
 
 def own_forward(policy, prompt, ids, completion):
@@ -134,6 +137,27 @@ def test_a_completion_does_not_depend_on_what_else_is_sampled(policy):
         (alone,) = sampled(engine, [prompt])
         texts = [[one.text for one in rollout.completions] for rollout in (alone, expected)]
         assert texts[0] == texts[1]
+
+
+def test_prompts_with_pictures_join_rows_that_are_live_and_change_no_completion(
+    policy, monkeypatch
+):
+    prompts = figure_prompts(7)
+    together = sampled(picture_engine(policy, max_new_tokens=24), prompts, temperature=3.0)
+    beside, join = [], ModuleDecoder.join
+
+    def counted(self, store, joining, prompt_of_row):
+        beside.append(len(store._first))
+        return join(self, store, joining, prompt_of_row)
+
+    monkeypatch.setattr(ModuleDecoder, "join", counted)
+    longest = max(len(one.prompt_token_ids) for one in together)
+    engine = picture_engine(policy, max_new_tokens=24, token_budget=8 * (longest + 24))
+    for one, other in zip(together, sampled(engine, prompts, temperature=3.0), strict=True):
+        for left, right in zip(one.completions, other.completions, strict=True):
+            assert left.token_ids.tolist() == right.token_ids.tolist()
+            np.testing.assert_allclose(left.behavior_logps, right.behavior_logps, atol=2e-5)
+    assert any(beside)
 
 
 def test_the_picture_decides_what_is_sampled(policy):
