@@ -28,7 +28,8 @@ from bapo.rollout import load_policy
 from benchmarks.compare_with_trl import countdown_prompts, run_side
 from benchmarks.sizes import SHAPES, model_of
 
-_ROWS = 256
+# Of a token step, and of a pass of the learner; the faster of the two counts.
+_ROWS = (256, 2048)
 _BYTES = 4
 # AdamW reads weight, gradient and two moments and writes all but the gradient; clipping reads the
 # gradient once more.
@@ -36,6 +37,8 @@ _OPTIMIZER_PASSES = 8
 # Weight, gradient and two moments.
 _STATE = 4
 UPDATES = 2
+_MEASURED_AGAIN = 4
+_PAUSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class Ceilings:
     keys: float
     state: float
     operation: float
+
+    def or_better(self, other: "Ceilings") -> "Ceilings":
+        """What the machine was seen to do at one time or the other."""
+        return Ceilings(
+            flops={shape: max(rate, other.flops[shape]) for shape, rate in self.flops.items()},
+            keys=max(self.keys, other.keys),
+            state=max(self.state, other.state),
+            operation=min(self.operation, other.operation),
+        )
 
 
 @dataclass(frozen=True)
@@ -144,10 +156,13 @@ def ceilings(shape: Shape, work: Work) -> Ceilings:
     """Measures the machine at a model's shapes and a step's sizes."""
     flops: dict[tuple[int, int], float] = {}
     for inputs, outputs in {*shape.products, (shape.hidden, shape.vocabulary)}:
-        left, right = torch.randn(_ROWS, inputs), torch.randn(inputs, outputs)
-        out = torch.empty(_ROWS, outputs)
-        seconds = best_seconds(lambda a=left, b=right, c=out: torch.mm(a, b, out=c))
-        flops[inputs, outputs] = 2 * _ROWS * inputs * outputs / seconds
+        rates = []
+        for rows in _ROWS:
+            left, right = torch.randn(rows, inputs), torch.randn(inputs, outputs)
+            out = torch.empty(rows, outputs)
+            seconds = best_seconds(lambda a=left, b=right, c=out: torch.mm(a, b, out=c))
+            rates.append(2 * rows * inputs * outputs / seconds)
+        flops[inputs, outputs] = max(rates)
     small = torch.ones(1)
     return Ceilings(
         flops=flops,
@@ -259,7 +274,11 @@ def measure(model: str, prompts: int, group_size: int, limit: int, words: Sequen
     shape = shape_of(model)
     metrics = run_side("bapo", [*words, "--model", model, f"--updates={UPDATES}"])["metrics"]
     work = work_of(model, metrics, prompts, group_size, limit)
+    # Other work on the machine slows it for seconds at a time.
     able = ceilings(shape, work)
+    for _ in range(_MEASURED_AGAIN):
+        time.sleep(_PAUSE)
+        able = able.or_better(ceilings(shape, work))
     least = phases(shape, able, work)
 
     def real(name: str) -> float:
