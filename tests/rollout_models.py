@@ -43,7 +43,9 @@ def tiny_model(architecture: str = "llama", *, seed: int = 0, **changes: Any) ->
     if architecture == "gpt2":
         common = {name: common[name] for name in ("vocab_size", "eos_token_id", "bos_token_id")}
         common["initializer_range"] = 0.3
-    config = AutoConfig.for_model(architecture, **(common | ARCHITECTURES[architecture] | changes))
+    config = AutoConfig.for_model(
+        architecture, **(common | ARCHITECTURES.get(architecture, {}) | changes)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval()

@@ -72,7 +72,9 @@ class WaitingRows:
     def __bool__(self) -> bool:
         return bool(self._rows)
 
-    def take(self, budget: int, *, beside: int = 0, at_least: float = 0.0) -> list[Row]:
+    def take(
+        self, budget: int, *, beside: int = 0, at_least: float = 0.0, alike: bool = False
+    ) -> list[Row]:
         """The rows that begin now: whole groups, as many as fit.
 
         A group that is too large for the budget is split. Where no others are live, a single row
@@ -82,13 +84,17 @@ class WaitingRows:
             budget: Cache positions, prompt and new tokens together, that all rows may fill.
             beside: Rows that are live already.
             at_least: Share of the room for rows that must be free; with less, none begins.
+            alike: Whether only prompts of one length may begin together.
 
         Returns:
             The rows; those of one prompt stand together.
         """
         count = 0
+        shortest = self._lengths[self._rows[0].prompt] if self._rows else 0
         for prompt, group in self._groups():
             # Lengths rise, so the newest prompt sets the width of all.
+            if alike and self._lengths[prompt] > shortest:
+                break
             most = budget // (self._lengths[prompt] + self._new_tokens)
             room = most - beside - count
             if not count and room < at_least * most:

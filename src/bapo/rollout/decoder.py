@@ -155,7 +155,7 @@ class TokenDecoder(ABC, Generic[C]):
     call of the sampler.
     """
 
-    joins = True
+    joins = pads = True
 
     def __init__(self, model: PreTrainedModel, widest: int, new_tokens: int) -> None:
         """Prepares the weights.
@@ -193,16 +193,14 @@ class TokenDecoder(ABC, Generic[C]):
         count, width = prompts.ids.shape
         shape = (len(self._layers), 2, count, self._key_heads, width, self._size)
         states = self._embedding.new_empty(shape)
-        step = max(1, _READ_TOKENS // width)
-        logits = [
-            self._read(
-                prompts.ids[start : start + step],
-                prompts.pads[start : start + step],
-                prompts.positions[start : start + step],
-                states[:, :, start : start + step],
-            )
-            for start in range(0, count, step)
-        ]
+        step, logits = max(1, _READ_TOKENS // width), []
+        for part in (slice(start, start + step) for start in range(0, count, step)):
+            # What is padding in the whole part need not be read, but must be finite.
+            pads = prompts.pads[part]
+            least = int(pads.min())
+            states[:, :, part, :, :least] = 0.0
+            ids, positions = prompts.ids[part, least:], prompts.positions[part, least:]
+            logits.append(self._read(ids, pads - least, positions, states[:, :, part, :, least:]))
         store.join(states[:, 0].unbind(), states[:, 1].unbind(), prompts.pads, prompt_of_row)
         return torch.cat(logits)
 

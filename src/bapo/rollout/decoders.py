@@ -23,9 +23,11 @@ class Decoder(Protocol):
 
     Attributes:
         joins: Whether rows may join others that are live.
+        pads: Whether prompts of several lengths may be read together.
     """
 
     joins: bool
+    pads: bool
 
     def store(self) -> RowStore:
         """A cache without rows."""

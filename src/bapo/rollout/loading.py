@@ -7,6 +7,7 @@ off-policyness.
 
 import difflib
 import json
+import os
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.util import find_spec
@@ -173,7 +174,11 @@ def resolve_location(path: str) -> str:
 
 def _refuse_misspelt(name: str) -> None:
     """A model folder that is there but for a slip is not to be looked for on the Hub."""
-    beside = [one.name for one in Path().iterdir() if (one / "config.json").is_file()]
+    try:
+        # Unlike Path.is_file, this takes a folder that may not be looked into for one without.
+        beside = [one for one in os.listdir() if os.path.isfile(os.path.join(one, "config.json"))]
+    except OSError:
+        return
     if near := difflib.get_close_matches(name, beside, n=1, cutoff=0.8):
         raise ModelError(
             f"There is no model folder '{name}': did you mean '{near[0]}'? A model of the Hub goes "

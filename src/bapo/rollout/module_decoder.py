@@ -14,9 +14,11 @@ from bapo.rollout.pictures import PictureInputs
 
 
 class ModuleDecoder:
-    """Runs prompts and tokens through the model's forward method."""
+    """Runs prompts and tokens through the model's forward method.
 
-    joins = True
+    A model that takes no positions counts them from the start of the cache. Its prompts are neither
+    padded nor joined, so that this is right.
+    """
 
     def __init__(self, model: PreTrainedModel, new_tokens: int, *, reads_pictures: bool) -> None:
         """Makes a decoder.
@@ -28,7 +30,7 @@ class ModuleDecoder:
         """
         self._model, self._new_tokens = model, new_tokens
         accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
+        self._takes_positions = self.joins = self.pads = "position_ids" in accepted
         # A model that counts a picture's positions in its own way must not be left to guess.
         self._always = reads_pictures
         self._extra: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}

@@ -118,7 +118,7 @@ class Sampler:
         groups = _Groups(len(keys[0]), self._completions, on_group)
         batch = LiveBatch(decoder.store(), new_tokens)
         while waiting or batch.size:
-            if rows := self._beginning(waiting, batch, joins=decoder.joins):
+            if rows := self._beginning(waiting, batch, decoder):
                 self._begin(batch, rows, prompts, keys, decoder, images)
             tokens, logps = decoder.draw(batch.logits, batch.uniforms(), temperature)
             batch.record(tokens.numpy(force=True), logps.numpy(force=True))
@@ -128,12 +128,12 @@ class Sampler:
             if batch.size:
                 batch.logits = decoder.step(batch.store, tokens, batch.positions)
 
-    def _beginning(self, waiting: WaitingRows, batch: LiveBatch, *, joins: bool) -> list[Row]:
+    def _beginning(self, waiting: WaitingRows, batch: LiveBatch, decoder: Decoder) -> list[Row]:
         """The rows that begin at this token, first ones or such as join others."""
         budget = self._settings.token_budget
         if not batch.size:
-            return waiting.take(budget)
-        if not waiting or not (joins and self._settings.refill):
+            return waiting.take(budget, alike=not decoder.pads)
+        if not waiting or not (decoder.joins and self._settings.refill):
             return []
         return waiting.take(budget, beside=batch.size, at_least=_REFILL_SHARE)
 

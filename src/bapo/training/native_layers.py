@@ -49,14 +49,14 @@ class NativeLayers:
     def installed(self) -> Iterator[None]:
         """The model computes them in C in this block."""
         before = [(place, name, vars(place).get(name)) for place, name in self.replaced]
-        for (place, name), instead in self.replaced.items():
-            setattr(place, name, instead)
         try:
+            for (place, name), instead in self.replaced.items():
+                setattr(place, name, instead)
             yield
         finally:
             for place, name, usual in before:
                 if usual is None:
-                    delattr(place, name)
+                    vars(place).pop(name, None)
                 else:
                     setattr(place, name, usual)
 
@@ -134,7 +134,11 @@ def _instead(module: Any) -> Callable[..., Any] | None:
         instead, weight = partial(_mlp_forward, module), getattr(module.gate_proj, "weight", None)
     else:
         return None
-    known = isinstance(weight, Tensor) and _agree(module.forward, instead, (3, weight.shape[-1]))
+    known = (
+        isinstance(weight, Tensor)
+        and _are_plain(weight)
+        and _agree(module.forward, instead, (3, weight.shape[-1]))
+    )
     return instead if known else None
 
 
@@ -151,12 +155,19 @@ def _rotated_pair(queries: Tensor, keys: Tensor, cos: Tensor, sin: Tensor) -> tu
 
 
 def _is_one_tensor(*given: Any) -> bool:
-    return len(given) == 1
+    return len(given) == 1 and _are_plain(*given)
+
+
+def _are_plain(*given: Any) -> bool:
+    """Tensors that C can read, where nobody asks for another number type."""
+    return not torch.is_autocast_enabled("cpu") and all(
+        isinstance(one, Tensor) and one.is_cpu and one.dtype is torch.float32 for one in given
+    )
 
 
 def _is_whole_rotation(*given: Any) -> bool:
     """Angles of every number of a head, and not of its first ones alone."""
-    if len(given) != 4:
+    if len(given) != 4 or not _are_plain(*given):
         return False
     lines, _, length, size = given[0].shape
     return given[2].shape in ((1, length, size), (lines, length, size))
@@ -176,7 +187,7 @@ def _whenever(
 def _agree(usual: Callable[..., Any], instead: Callable[..., Any], *shapes: Sequence[int]) -> bool:
     """Whether both give the same numbers for random ones of these shapes."""
     generator = torch.Generator().manual_seed(0)
-    given = [torch.randn(*shape, generator=generator) for shape in shapes]
+    given = [torch.randn(*shape, generator=generator, dtype=torch.float32) for shape in shapes]
     try:
         expected = usual(*given)
     except (TypeError, ValueError, RuntimeError, IndexError):
@@ -184,8 +195,11 @@ def _agree(usual: Callable[..., Any], instead: Callable[..., Any], *shapes: Sequ
     found = instead(*given)
     if isinstance(found, Tensor):
         found, expected = (found,), (expected,)
+    # Where all is zero, as behind a projection that is, nothing is known.
     return all(
-        one.shape == other.shape and (one - other).abs().max() <= _TOLERANCE * other.abs().max()
+        one.shape == other.shape
+        and other.abs().max() > 0
+        and (one - other).abs().max() <= _TOLERANCE * other.abs().max()
         for one, other in zip(found, expected, strict=True)
     )
 
@@ -197,7 +211,7 @@ class _Norm(torch.autograd.Function):
         width = len(weight)
         assert states.shape[-1] == width
         rows = states.numel() // width
-        out, scales = torch.empty_like(states), torch.empty(rows)
+        out, scales = torch.empty_like(states), states.new_empty(rows)
         _call("norm", rows, width, states, weight, epsilon, out, scales)
         ctx.save_for_backward(states, weight, scales)
         return out
@@ -211,7 +225,7 @@ class _Norm(torch.autograd.Function):
         rows, width = len(scales), len(weight)
         of_states, parts = torch.empty_like(states), None
         if ctx.needs_input_grad[1]:
-            parts = torch.empty(-(-rows // _NORM_BLOCK), width)
+            parts = states.new_empty((-(-rows // _NORM_BLOCK), width))
         given = (states, weight, scales, of_out.contiguous(), of_states, parts)
         _call("norm_backward", rows, width, *given)
         return of_states, None if parts is None else parts.sum(dim=0), None

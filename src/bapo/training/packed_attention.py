@@ -85,7 +85,7 @@ class _PackedAttention(torch.autograd.Function):
     ) -> Tensor:
         kept = [one.contiguous() for one in (queries, keys, values, positions)]
         out = torch.empty_like(kept[0])
-        logarithms = torch.empty(queries.shape[1], len(queries))
+        logarithms = queries.new_empty((queries.shape[1], len(queries)))
         starts = _starts(kept[3])
         line = _line(kept, starts, scale)
         _call("attend_packs", line, address(out), address(logarithms))

@@ -54,6 +54,12 @@ def test_nothing_joins_before_a_share_of_the_room_is_free():
     assert waiting.take(60, beside=7, at_least=0.3) == [Row(0, 0)]
 
 
+def test_only_prompts_of_one_length_begin_together_where_none_may_be_padded():
+    waiting = WaitingRows([3, 2, 3], group_size=1, new_tokens=4)
+    taken = [waiting.take(100, alike=True) for _ in range(3)]
+    assert taken == [[Row(1, 0)], [Row(0, 0), Row(2, 0)], []]
+
+
 def test_a_group_larger_than_the_budget_joins_in_parts_until_the_rest_fits_whole():
     waiting = WaitingRows([2], group_size=25, new_tokens=4)
     taken = [len(waiting.take(60, beside=beside)) for beside in (0, 6, 10, 7, 4, 2)]

@@ -239,13 +239,21 @@ def test_dropping_ended_rows_saves_decoded_tokens(decoded):
     assert sum(decoded) > 2 * made
 
 
+@pytest.fixture
+def unset_numbers_are_none():
+    """Memory that was never written holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize(
     ("architecture", "decoder"),
     [(name, "module") for name in ARCHITECTURES]
     + [("llama", by) for by in BY_HAND if by == "native"],
 )
 def test_waiting_prompts_join_as_rows_end_and_change_no_result(
-    prefilled, decoded, architecture, decoder
+    prefilled, decoded, unset_numbers_are_none, architecture, decoder
 ):
     policy = tiny_policy(architecture)
     prompts = [Prompt(f"q{number}", TEXTS[number % 5], {}) for number in range(40)]
@@ -273,6 +281,36 @@ def test_waiting_prompts_join_as_rows_end_and_change_no_result(
     assert max(most) <= 24
     # No group is split by joining, so that no prompt is read more often.
     assert read[0] == read[1]
+
+
+@pytest.mark.parametrize("name", ["roformer", "bart"])
+def test_a_model_that_takes_no_positions_is_sampled_by_prompts_of_one_length(name):
+    """It counts them from the start of its cache, where padding or joining would move them."""
+    changes = {
+        "roformer": {"is_decoder": True},
+        "bart": {
+            **{"is_decoder": True, "is_encoder_decoder": False, "d_model": 32, "init_std": 0.3},
+            **{"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48},
+        },
+    }
+    policy = tiny_policy(name, **changes[name])
+    prompts = [Prompt(f"q{number}", TEXTS[number % 5], {}) for number in range(20)]
+    engine = tiny_engine(policy, max_new_tokens=40, token_budget=500, stop=("1", "4"))
+    rollouts = sample(engine, prompts, temperature=2.0)
+    rows = [(one.prompt_token_ids, row) for one in rollouts for row in one.completions]
+    for prompt, row in rows:
+        ids = torch.from_numpy(np.concatenate([prompt, row.token_ids]).astype(np.int64))
+        with torch.no_grad():
+            logps = torch.log_softmax(policy.model(ids[None]).logits[0, :-1] / 2.0, -1)
+        picked = logps.gather(1, ids[1:, None])[:, 0].numpy()[len(prompt) - 1 :]
+        assert np.abs(picked - row.behavior_logps).max() < 1e-4
+
+
+def test_prompts_too_long_to_be_read_together_are_read_in_parts(monkeypatch):
+    engine = tiny_engine()
+    expected = sample(engine)
+    monkeypatch.setattr("bapo.rollout.decoder._READ_TOKENS", 20)
+    assert same_completions(sample(engine), expected)
 
 
 def test_the_groups_of_a_prompt_are_handed_over_as_soon_as_they_are_whole():

@@ -108,6 +108,39 @@ def test_what_only_looks_alike_is_left_alone():
     assert kinds_of(native_layers(gemma)) == ["module"]
 
 
+def test_an_activation_behind_which_all_is_zero_is_left_alone():
+    """Values tell it from no other one there, but gradients do."""
+    model = tiny_model(hidden_act="gelu")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.zero_()
+    assert "LlamaMLP" not in kinds_of(native_layers(model))
+
+
+def test_other_number_types_are_left_to_the_usual_modules():
+    model = tiny_model()
+    model.model.norm.to(torch.bfloat16)
+    layers = native_layers(model)
+    assert kinds_of(layers).count("LlamaRMSNorm") == 4
+    states = numbers(3, model.config.hidden_size)
+    norm = model.model.layers[0].input_layernorm
+    expected = norm(states.bfloat16())
+    with layers.installed():
+        assert torch.equal(norm(states.bfloat16()), expected)
+
+
+def test_the_default_number_type_of_torch_changes_no_update():
+    model = model_of("llama")
+    batch = long_prompt_batch(model)
+    expected = update_of(copy.deepcopy(model), batch)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = update_of(model, batch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_update(found, expected, 1e-6)
+
+
 def test_a_model_is_as_it_was_once_the_block_is_left():
     model = tiny_model()
     usual = modeling_llama.apply_rotary_pos_emb
