@@ -1,4 +1,4 @@
-"""A run with every fast path off learns from the same completions as one with all of them on."""
+"""A run with the fast paths switched off learns from the same completions as one with all on."""
 
 import json
 
