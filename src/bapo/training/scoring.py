@@ -153,17 +153,28 @@ class Scorer:
     def _checkpointing(self) -> Iterator[None]:
         """Layers keep their inputs alone for the backward pass, where that is set.
 
-        transformers does so only for a layer in training mode; the modules inside it stay as they
-        are, so that nothing else changes.
+        transformers does so only for a layer in training mode. The modules inside it stay as they
+        are, and its own dropout, which some layers do by themselves, is 0 meanwhile, so that
+        nothing else changes.
         """
         wanted = torch.is_grad_enabled()
-        for layer in self._checkpointed:
-            layer.training = wanted
+        dropouts = [
+            (layer, name, value)
+            for layer in self._checkpointed
+            for name, value in vars(layer).items()
+            if "dropout" in name and isinstance(value, float)
+        ]
         try:
+            for layer, name, _ in dropouts:
+                setattr(layer, name, 0.0)
+            for layer in self._checkpointed:
+                layer.training = wanted
             yield
         finally:
             for layer in self._checkpointed:
                 layer.training = False
+            for layer, name, value in dropouts:
+                setattr(layer, name, value)
 
 
 def checkpoint_layers(model: Any) -> None:

@@ -9,11 +9,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
-from transformers import Gemma2Config, GPT2Config, MambaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    MambaConfig,
+    MistralConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 from transformers.models.gemma2.modeling_gemma2 import Gemma2ForCausalLM
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.models.mamba.modeling_mamba import MambaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralForCausalLM
+from transformers.models.opt.modeling_opt import OPTForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 from bapo.objective import head_logps
@@ -339,6 +347,17 @@ def test_gradient_checkpointing_gives_the_same_update_and_keeps_less(share):
         kept[checkpointing] = sum(sizes)
     assert kept[True] < 0.5 * kept[False]
     assert_same_update(updates[True], updates[False], 1e-6)
+
+
+def test_the_dropout_that_a_checkpointed_layer_does_by_itself_stays_off():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "vocab_size": 28}
+    depth = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    model = OPTForCausalLM(OPTConfig(**sizes, **depth, dropout=0.5, init_std=0.2)).eval()
+    batch = long_prompt_batch(model)
+    plain = update_of(copy.deepcopy(model), batch)
+    assert_same_update(update_of(model, batch, gradient_checkpointing=True), plain, 1e-6)
+    assert {layer.dropout for layer in model.model.decoder.layers} == {0.5}
 
 
 def test_layers_are_in_training_mode_only_while_they_are_checkpointed():
