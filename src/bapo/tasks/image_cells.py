@@ -7,6 +7,7 @@ are left where they are, and a hash of them says which picture it is.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -60,10 +61,17 @@ def _reference(cell: Any, index: int, place: Mapping[str, Any]) -> ImageReferenc
     )
 
 
-def picture_name(reference: ImageReference) -> str:
-    """What two pictures share when they are the same: the hash of a cell's bytes, or the rest."""
+def picture_name(reference: ImageReference, folder: Path | None = None) -> str:
+    """What two pictures share when they are the same: the hash of a cell's bytes, or the rest.
+
+    Args:
+        reference: The picture.
+        folder: Files are named as seen from there; None for whole paths.
+    """
     if reference.kind is ImageKind.CELL:
         return json.loads(reference.detail)["digest"]
+    if reference.kind is ImageKind.FILE and folder is not None:
+        return os.path.relpath(reference.source, folder)
     return f"{reference.source} {reference.detail}"
 
 

@@ -8,6 +8,7 @@ their own, a training row whose text stands in them is refused.
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from bapo.errors import DataError
@@ -139,12 +140,16 @@ class Rows:
         return report
 
 
-def text_of(prompt: Prompt) -> str:
+def text_of(prompt: Prompt, folder: Path | None = None) -> str:
     """What two prompts share when they are the same problem.
 
     Their text, whatever the spacing, and their pictures.
+
+    Args:
+        prompt: One of them.
+        folder: See `picture_name`.
     """
-    shown = [picture_name(image) for image in prompt.images]
+    shown = [picture_name(image, folder) for image in prompt.images]
     if isinstance(prompt.content, str):
         return "\n".join([" ".join(prompt.content.split()), *shown])
     turns = [f"{message.role}: {' '.join(message.content.split())}" for message in prompt.content]
@@ -152,10 +157,11 @@ def text_of(prompt: Prompt) -> str:
 
 
 def _split(rows: Rows, share: float) -> tuple[list[Prompt], list[Prompt]]:
-    """Training and held-out prompts, by a hash of their text."""
+    """Training and held-out prompts, by a hash of their text, wherever the data set lies."""
+    folder = Path(rows.source.name).parent
     sides: tuple[list[Prompt], list[Prompt]] = ([], [])
     for prompt in rows.prompts.values():
-        sides[_fraction("split", text_of(prompt)) < share].append(prompt)
+        sides[_fraction("split", text_of(prompt, folder)) < share].append(prompt)
     if not all(sides):
         what, change = ("hold out", "raise") if sides[0] else ("train on", "lower")
         raise DataError(

@@ -101,6 +101,18 @@ def test_paths_are_relative_to_the_data_file(tmp_path):
         assert shade_of(prompt.images[0]) == prompt.columns["answer"]
 
 
+def test_a_data_set_that_is_moved_with_its_pictures_is_divided_alike(tmp_path):
+    lines = [{"images": f"{n}.png", "problem": "Find x.", "answer": n} for n in range(60)]
+    held_out = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "rows.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        held_out.append({one.columns["answer"] for one in built(str(path)).evaluation_prompts(60)})
+    assert held_out[0] == held_out[1]
+    assert 0 < len(held_out[0]) < 60
+
+
 @pytest.mark.parametrize(
     ("cell", "problem", "reason"),
     [
